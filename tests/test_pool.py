@@ -177,6 +177,24 @@ def test_who_waits_for_a_worker_says_what_it_does_and_what_it_did_when_it_stalls
     assert told[:-1] == [f"loading: rollout 0, {s}: {10 * n} s" for n, s in enumerate(stages, 1)]
 
 
+def test_who_waits_for_a_replacement_is_told_what_it_does():
+    class Loads(Echo):
+        def pulse(self):
+            return "the weights", backend.now()
+
+    backend, told = InlineBackend(lambda role, n, method, a: 25.0 if method == "ready" else 1.0), []
+    workers = Pool(
+        backend, "rollout", 1, Loads, {}, 20.0, Restarts(1), lambda *said: told.append(": ".join(said))
+    )
+    assert told == [f"loading: rollout 0, the weights: {seconds} s" for seconds in (10, 20)]
+    asked = workers.submit("double", 4)
+    backend.handles[-1].kill()
+    assert workers.result(asked)[0] == 8
+    lost, *loading = told[2:]
+    assert lost.startswith("lost worker: rollout 0")
+    assert loading == [f"loading: rollout 0, the weights: {seconds} s" for seconds in (10, 20)]
+
+
 def test_a_worker_is_not_lost_for_the_time_in_which_nobody_looked():
     backend = InlineBackend(lambda *a: 30.0 if a[2] == "double" else 0.0)
     told: list[str] = []

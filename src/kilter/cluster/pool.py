@@ -63,6 +63,8 @@ class Slot:
         seen: what it answered last.
         silent: seconds that somebody waited for it since it last made progress.
         asked_at: when it was last asked.
+        begun: when it began to be busy.
+        told: seconds of loading that were told of.
     """
 
     number: int
@@ -73,6 +75,8 @@ class Slot:
     seen: Any = None
     silent: float = 0.0
     asked_at: float = 0.0
+    begun: float = 0.0
+    told: float = 0.0
 
     @property
     def loads(self) -> str:
@@ -122,13 +126,10 @@ class Pool:
         self.slots = [Slot(n, handle) for n, handle in enumerate(self._started(range(size)))]
         # They start together. Engines that load at once may together need more memory than there is.
         for slot in list(self.slots):
-            ready, begin, said = Request("ready", ()), backend.now(), 0.0
+            ready = Request("ready", ())
             self._send(slot, ready)
             while not ready.done:
                 self.poll(TURN)
-                if (seconds := backend.now() - begin) - said >= AGAIN and not ready.done:
-                    said = seconds
-                    tell("loading", f"{slot.handle.where}{slot.loads}: {seconds:.0f} s")
             # What cannot be loaded once cannot be loaded again.
             if ready.report is not None and ready.report.kind not in ("", LOST):
                 raise raised(ready.report)
@@ -159,8 +160,8 @@ class Pool:
         assert request.report is not None
         request.taken = True
         # What the others say of one that was killed is not the cause, which comes a moment later.
-        end = self.backend.now() + CAUSE
-        while self.together and request.report.kind and self.backend.now() < end and self._busy():
+        end, busy = self.backend.now() + CAUSE, lambda: any(slot.running for slot in self.slots)
+        while self.together and request.report.kind and self.backend.now() < end and busy():
             self.poll(TURN)
         if request.report.kind:
             raise raised(request.report)
@@ -230,9 +231,6 @@ class Pool:
             slot.handle.kill()
         self.slots = []
 
-    def _busy(self) -> bool:
-        return any(slot.running for slot in self.slots)
-
     def _until(self, done: Callable[[], bool]) -> None:
         while not done():
             self.poll(TURN)
@@ -245,7 +243,7 @@ class Pool:
     def _send(self, slot: Slot, request: Request) -> None:
         # A worker that had nothing to do was not idle for want of progress.
         if not slot.running:
-            slot.silent = 0.0
+            slot.silent, slot.begun = 0.0, self.backend.now()
         request.attempts += 1
         slot.running.append((slot.handle.call(request.method, *request.arguments), request))
 
@@ -284,6 +282,9 @@ class Pool:
             return
         if slot.pulse is None and now - slot.asked_at >= min(PULSE, self.stall / 4):
             slot.pulse, slot.asked_at = slot.handle.control("pulse"), now
+        if slot.running[0][1].method == "ready" and (seconds := now - slot.begun) - slot.told >= AGAIN:
+            slot.told = seconds
+            self.tell("loading", f"{slot.handle.where}{slot.loads}: {seconds:.0f} s")
         if slot.silent > self.stall:
             self._lose(slot, f"it made no progress for {self.stall:g} s{slot.loads}")
 
@@ -320,8 +321,7 @@ class Pool:
             self._send(self._idlest(), request)
 
     def _replace(self, slot: Slot) -> None:
-        (handle,) = self._started([slot.number])
-        fresh = Slot(slot.number, handle, asked_at=self.backend.now())
+        fresh = Slot(slot.number, self._started([slot.number])[0], asked_at=self.backend.now())
         self.slots.append(fresh)
         self._send(fresh, Request("ready", ()))
         for method, arguments in self._greeting.items():
