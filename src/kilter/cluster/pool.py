@@ -160,7 +160,8 @@ class Pool:
         assert request.report is not None
         request.taken = True
         # What the others say of one that was killed is not the cause, which comes a moment later.
-        end, busy = self.backend.now() + CAUSE, lambda: any(slot.running for slot in self.slots)
+        end = self.backend.now() + CAUSE
+        busy: Callable[[], bool] = lambda: any(slot.running for slot in self.slots)
         while self.together and request.report.kind and self.backend.now() < end and busy():
             self.poll(TURN)
         if request.report.kind:
