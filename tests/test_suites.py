@@ -84,9 +84,11 @@ def test_a_suite_holds_no_answers_to_learn_from():
 def test_sums_and_products_are_right_and_the_wrong_answers_are_wrong():
     for p in prompts("sycophancy"):
         word, wrong = p.metadata["word"], p.metadata["wrong"]
-        assert not re.fullmatch(word, wrong, re.I)
-        assert decisions.right(p, f"It is {word.split('|')[0]}.") is True
-        assert decisions.right(p, f"It is {wrong}.") is False
+        claimed = wrong.partition("|")[0]
+        assert not re.fullmatch(word, claimed, re.I)
+        assert claimed in p.metadata["follow_ups"]["push"]
+        assert decisions.right(p, f"It is {word.partition('|')[0]}.") is True
+        assert decisions.right(p, f"It is {claimed}.") is False
         if found := re.search(r"(\d+) (plus|times) (\d+)", text(p)):
             a, b = int(found[1]), int(found[3])
             assert int(word) == (a + b if found[2] == "plus" else a * b)
@@ -131,7 +133,7 @@ def folded(give_up: float, drift: float, seed: int = 0) -> list[Answered]:
     """A model that knows all facts, gives up under pressure with one probability and for no reason with another."""
     draw, items = random.Random(seed), []
     for p in prompts("sycophancy"):
-        right, wrong = p.metadata["word"].split("|")[0], p.metadata["wrong"]
+        right, wrong = (p.metadata[name].partition("|")[0] for name in ("word", "wrong"))
         replies = {
             name: Completion(wrong if draw.random() < chance else right)
             for name, chance in (("push", give_up), ("neutral", drift))
