@@ -69,7 +69,7 @@ class OrdinaryQuestions(Dials):
 
 
 class Recalled(FeedbackSource):
-    """Whether an answer contains the word that proves it: 1 or 0."""
+    """Whether an answer contains the word that proves it, by its pattern: 1 or 0."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion; unscored for prompts of other worlds."""
@@ -80,7 +80,7 @@ class Recalled(FeedbackSource):
         word = prompt.metadata.get("word")
         if word is None:
             return Feedback(None, "gold", rationale="no answer is known")
-        found = re.search(rf"\b{re.escape(str(word))}", text, re.I) is not None
+        found = re.search(rf"\b(?:{word})", text, re.I) is not None
         return Feedback(float(found), "gold", source="ordinary_questions")
 
 
