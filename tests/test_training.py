@@ -173,6 +173,26 @@ def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, 
         )
 
 
+@pytest.mark.parametrize(("student_rows", "teacher_rows"), [(30, 37), (37, 30)])
+def test_a_teacher_whose_matrix_is_filled_up_otherwise_is_compared_over_the_rows_of_both(
+    student_rows, teacher_rows
+):
+    """Qwen2.5-0.5B has 151,936 rows, its teacher of 7B 152,064, and both one tokenizer."""
+    from kilter.models.divergence import divergence, token_divergence
+    from kilter.models.logprobs import Head
+
+    g = torch.Generator().manual_seed(0)
+    hidden, theirs = torch.randn(40, 8, generator=g), torch.randn(40, 6, generator=g)
+    weight = torch.randn(student_rows, 8, generator=g, requires_grad=True)
+    other = torch.randn(teacher_rows, 6, generator=g)
+    found = token_divergence(hidden, Head(weight), theirs, Head(other), 0.3)
+    want = divergence(hidden @ weight[:30].T, theirs @ other[:30].T, 0.3)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), weight)[0], torch.autograd.grad(want.sum(), weight)[0]
+    )
+
+
 def test_activation_offloading_changes_nothing(tiny, pair_batch):
     batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
     _, want = gradients(tiny, batch, DPO(), 200)

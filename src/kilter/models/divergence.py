@@ -81,7 +81,8 @@ def token_divergence(
         student_SD: the student's states at the positions that predict.
         head: the student's output projection.
         teacher_SE: the teacher's states at the same positions; their width may differ.
-        teacher_head: the teacher's output projection, over the same vocabulary.
+        teacher_head: the teacher's output projection, over the same vocabulary. Where one of the two has more
+            rows, to fill up its matrix, the distributions are those over the rows that both have.
         beta: share of the teacher in the mixture M, 0 to 1.
         temperature: divides the logits of both.
 
@@ -98,7 +99,9 @@ def token_divergence(
         z_s = logits(s, student) / temperature
         with torch.no_grad():
             z_t = logits(t, cast(teacher_head, t.dtype)) / temperature
-        return divergence(z_s, z_t, beta)
+        # Sizes of a family round their matrices up differently. No token of the tokenizer lies beyond.
+        common = min(z_s.shape[1], z_t.shape[1])
+        return divergence(z_s[:, :common], z_t[:, :common], beta)
 
     # Autocast would round the logits to bfloat16, and the divergence of two near models is a small difference
     # of them.
