@@ -43,6 +43,18 @@ REFUSED = {
         spec("distill", {"reference": {"place": "apart"}}, teacher="big"),
         "cluster.reference.*loads no reference",
     ),
+    **{
+        f"fewer copies of a {role} than processes that ask them": (
+            spec(
+                {"name": method, "beta": 0.1},
+                {"learner": {"processes": 3}, role: {"place": "apart", "copies": 2}},
+                feedback=None if role == "teacher" else {"reward_model": "rm"},
+                teacher="big" if role == "teacher" else None,
+            ),
+            f"cluster.{role}.copies` = 2 are fewer than the 3 processes",
+        )
+        for role, method in {"reference": "grpo", "reward": "grpo", "teacher": "distill"}.items()
+    },
     "a teacher that dpo has not": (
         spec("dpo", {"teacher": {"place": "apart"}}),
         "cluster.teacher.*no teacher",

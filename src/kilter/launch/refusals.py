@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from kilter.errors import UserError
-from kilter.launch.spec import ClusterSpec, Place
+from kilter.launch.spec import ClusterSpec, Copies, Place
 
 BETWEEN_GPUS: Mapping[str, Place] = {"nccl": "apart", "ipc": "beside"}
 """Ways of vLLM's own for weights, and the place of the engines that they reach."""
@@ -61,6 +61,9 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         if role.place == "beside" and name != "rollout":
             problem = "is for rollouts: no other role takes turns with the learner"
             facts.refuse(f"{name}.place", "beside", problem, "use apart, or here, on the learner's own GPUs")
+        if isinstance(role, Copies) and role.place == "apart" and role.workers < spec.learner.workers:
+            problem = f"are fewer than the {spec.learner.workers} processes of the learner: each asks its own"
+            facts.refuse(f"{name}.copies", role.workers, problem, f"use at least {spec.learner.workers}")
     if facts.processes > 1:
         problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
         facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")
