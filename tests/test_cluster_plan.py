@@ -140,17 +140,29 @@ def test_a_plan_reads_no_torch(recipe):
 
 
 def test_the_7b_recipe_fits_one_node():
-    """Actor, critic, reward and reference together, the engines by turns, which get whole weights of 2 bytes."""
+    """Actor, critic and reward together, the engines by turns, which get whole weights of 2 bytes.
+
+    Divided weights answer for no reference. A whole one beside the reward does not fit.
+    """
     said, _ = kilter("recipes/cluster-7b.yaml", "--gpus", "8", "--json")
     plan = json.loads(said)["ppo"]
     assert set(plan["roles"]) == {"learner", "rollout", "reference", "reward", "critic"}
     assert all(sum(parts.values()) < 80e9 for parts in plan["memory"].values())
     assert plan["traffic"]["weights to each engine"][0] == pytest.approx(15.2e9, rel=0.01)
+    assert plan["memory"]["learning"]["frozen models"] == plan["memory"]["reference"]["frozen models"]
+    words = [
+        *("--set", "stages.ppo.train.cluster.reference={place: here}"),
+        *("--set", "stages.ppo.train.cluster.learner.processes=8"),
+        *("--set", "stages.ppo.train.cluster.rollout.engines=8"),
+    ]
+    said, _ = kilter("recipes/cluster-7b.yaml", *words, code=2)
+    assert "(frozen models: 60.9 GB)" in " ".join(said.split())
 
 
 ONE = [
     *("--set", "stages.ppo.train.cluster.learner.processes=1"),
     *("--set", "stages.ppo.train.cluster.rollout.engines=1"),
+    *("--set", "stages.ppo.train.cluster.reference={place: here}"),
     *("--set", "stages.ppo.train.fsdp=null"),
     *("--gpus", "1", "--json"),
 ]

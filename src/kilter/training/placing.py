@@ -82,9 +82,14 @@ def _reference(needs: Needs | Brief) -> bool:
 def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
     """Models that do not train, of each role that the method has. An adapter that is off is a reference."""
     found = {}
-    # Offline its log-probs are computed beforehand.
+    # Offline its log-probs are computed beforehand. Shards of the base, of which no process has a whole copy
+    # to sample from, answer for no reference either.
     if _reference(needs) and spec.prompts is not None:
-        found["reference"] = int(spec.adapter is None or spec.reference is not None)
+        assert spec.cluster is not None
+        rollout, workers = spec.cluster.rollout.place, spec.cluster.learner.workers
+        sampled = rollout == "apart" or (rollout == "beside" and spec.sampler.name in ENGINES)
+        divided = spec.fsdp is not None and workers > 1 and sampled
+        found["reference"] = int(spec.adapter is None or spec.reference is not None or divided)
     if needs.teacher:
         found["teacher"] = 1
     if spec.feedback is not None and (count := len(model_references(spec.feedback))):
