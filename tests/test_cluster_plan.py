@@ -361,6 +361,28 @@ def test_a_teacher_apart_leaves_its_head_and_sends_states(parameters):
     assert set(found["apart"].roles) >= {"learner", "rollout", "teacher"}
 
 
+def test_models_apart_take_their_time_and_whole_ones_gather_nothing():
+    """A teacher ten times as large on one GPU is waited for; its states cross to another node once."""
+    from kilter.models.sizes import guessed
+
+    tutor = guessed(10 * SIZES.parameters)
+    roles, cluster = frozenset({"learner", "rollout", "teacher", "reference"}), APART | {"address": "auto"}
+    far = cluster | {r: {"place": "apart", "copies": n} for r, n in (("teacher", 8), ("reference", 16))}
+    work = {"size": SIZES, "roles": roles, "prompts": 512, "samples": 1, "answer": 500, "longest": 500}
+    work |= {"shard": 8, "microbatch": 16384, "teacher": tutor, "frozen": {"teacher": 1, "reference": 1}}
+    near = plans.make(ClusterSpec(**cluster), plans.Work(**work, forwards=11, whole=11), plans.Machines())
+    found = plans.make(ClusterSpec(**far), plans.Work(**work), plans.Machines())
+    assert "gathers of further forwards" not in near.traffic
+    one = 2 * SIZES.parameters * 512 * 500 / plans.FLOPS
+    assert found.seconds["learning"] == pytest.approx(3 * one / 8)
+    assert found.seconds["reference"] == pytest.approx(one / 16)
+    assert found.seconds["waiting for the teacher"] == pytest.approx((10 - 3) * one / 8, rel=1e-3)
+    assert found.steps[0] == pytest.approx(sum(found.seconds.values()))
+    moved, seconds = found.traffic["teacher's states"]
+    assert moved == 512 * 500 * tutor.hidden * 2
+    assert seconds == pytest.approx(moved * plans.TO_A_NODE)
+
+
 def test_a_plan_says_whose_size_it_knows(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     train = "{method: distill, data: $d, teacher: org/big-70B, cluster: {teacher: {place: apart}}}"

@@ -64,7 +64,8 @@ class Work:
         roles: those that the method has.
         trained: models that train in the learner: the policy, and the critic where it is here.
         frozen: models of each role that do not, such as {"reward": 2}.
-        forwards: forward passes of the learner beside its training.
+        forwards: forward passes of the learner beside its training. whole: those of models that each GPU
+            holds whole, which gathers nothing.
         passes: over a batch.
         prompts: of a step. samples: answers of each; 0 where nothing is sampled.
         prompt, answer, longest: mean of a prompt, mean of an answer, and the limit of an answer.
@@ -84,6 +85,7 @@ class Work:
     trained: int = 1
     frozen: Mapping[str, int] = field(default_factory=dict)
     forwards: float = 0
+    whole: float = 0
     passes: int = 1
     prompts: int = 1
     samples: int = 0
@@ -173,7 +175,9 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
     """The plan of a train stage."""
     ranks, share = spec.learner.workers, min(work.shard, spec.learner.workers)
     traffic, learn = learner(work, ranks, share, machines.per_node)
-    seconds, steps, advice, why = {"learning": learn}, {0: learn}, 0, ""
+    seconds = {"learning": learn} | others(spec, work, learn, machines)
+    learn = sum(seconds.values())
+    steps, advice, why = {0: learn}, 0, ""
     apart, here = spec.rollout.place == "apart", answers_here(spec, work)
 
     # Answers, and the way of the weights to those who write them.
@@ -196,12 +200,8 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         advice = min(spans, work.bears) if apart else 0
         why = f"the longest answer spans {spans} of the learner's steps, and the method bears {work.bears}"
 
-    # States of every trained token, which the learner fetches while it learns.
     if "teacher" in work.frozen and spec.teacher.place == "apart":
-        states = work.passes * work.prompts * max(1, work.samples) * work.answer
-        moved = states * work.gather * work.one("teacher").hidden
-        traffic["teacher's states"] = moved, moved * SECONDS_PER_BYTE["object"] / ranks
-
+        traffic["teacher's states"] = states(spec, work, machines)
     memory = peaks(spec, work, share, machines.memory)
     roles: dict[str, tuple[str, int, int]] = {}
     for name, role in spec.roles().items():
@@ -209,6 +209,30 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         if name in work.roles:
             roles[name] = (role.place, role.workers, (1 if role.gpus is None else role.gpus) if own else 0)
     return Plan(roles, memory, traffic, seconds, steps, advice, why, refusals(spec, work, memory, machines))
+
+
+def others(spec: ClusterSpec, work: Work, learn: float, machines: Machines) -> dict[str, float]:
+    """Seconds in which the learner waits for models apart: a worker of one model has one GPU.
+
+    It asks the reference before it learns. A teacher reads the next micro-batches meanwhile.
+    """
+    found = {}
+    if "reference" in work.roles and spec.reference.place == "apart" and work.samples:
+        found["reference"] = learning(work.size.parameters, work.tokens, spec.reference.workers, 1)
+    if "teacher" in work.frozen and spec.teacher.place == "apart":
+        teacher, workers = work.one("teacher").parameters, spec.teacher.workers
+        reads = learning(teacher, work.tokens, workers, work.passes)
+        found["waiting for the teacher"] = max(0.0, reads - learn, states(spec, work, machines)[1] - learn)
+    return {what: seconds for what, seconds in found.items() if seconds}
+
+
+def states(spec: ClusterSpec, work: Work, machines: Machines) -> tuple[float, float]:
+    """Bytes and seconds of what predicts every trained token. Nodes take theirs from Ray's store."""
+    tokens = work.passes * work.prompts * max(1, work.samples) * work.answer
+    moved = tokens * work.gather * work.one("teacher").hidden
+    if nodes(spec, machines) > 1:
+        return moved, moved * TO_A_NODE / spec.learner.nodes
+    return moved, moved * SECONDS_PER_BYTE["object"] / spec.learner.workers
 
 
 def answers_here(spec: ClusterSpec, work: Work) -> bool:
@@ -264,9 +288,10 @@ def learner(
     micro, turns = math.ceil(work.tokens / ranks / work.microbatch), work.passes * work.trained
     # A frozen base has no gradient of its own, so that its backward is one forward's work.
     passes = (2 if work.adapter else 3) * turns + work.forwards
+    own = work.forwards - work.whole
     moved = {
         "gathers": turns * gathers(parameters, micro, work.gather, share, trained),
-        "gathers of further forwards": (share - 1) / share * work.forwards * micro * work.gather * parameters,
+        "gathers of further forwards": (share - 1) / share * own * micro * work.gather * parameters,
         "gradients of replicas": turns * replicas(trained, share, ranks // share),
     }
     fast, between = speed(share, per_node), speed(ranks, per_node)
@@ -339,7 +364,9 @@ def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
         return "rollout", any_of(
             [less.get(rollout.place, ""), "" if rollout.place == "apart" else "place it apart"]
         )
-    return peak, "use a smaller model there, or lower tokens_per_microbatch"
+    # A critic apart trains as the learner does; the others keep a whole model, and nothing else that counts.
+    critic = "raise critic.processes with fsdp: true, or train an adapter"
+    return peak, critic if peak == "critic" else "use a smaller model there"
 
 
 def any_of(ways: Sequence[str]) -> str:

@@ -99,15 +99,17 @@ def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
 
 def _forwards(
     spec: TrainSpec, needs: Needs | Brief, values: bool, frozen: Mapping[str, int], teacher: float
-) -> float:
-    """Forward passes of the learner beside its training, each as long as one of the policy.
+) -> tuple[float, float]:
+    """(of the learner's own weights, of whole models beside them): forward passes beside its training.
+
+    Each is as long as one of the policy.
 
     Args:
         spec: the stage.
         needs: of its method.
         values: whether the critic is here.
         frozen: models that do not train.
-        teacher: its size, where the policy's is 1.
+        teacher: its size, where the policy's is 1, times the passes over a batch: it reads in each of them.
     """
     assert spec.cluster is not None
     roles = spec.cluster.roles()
@@ -117,7 +119,7 @@ def _forwards(
     )
     reads = {"reference": 1.0, "teacher": teacher}
     here = sum(long for name, long in reads.items() if name in frozen and roles[name].place == "here")
-    return int(anew) + ("old_values" in needs.annotations and values) + here
+    return int(anew) + ("old_values" in needs.annotations and values), here
 
 
 def work(
@@ -148,9 +150,9 @@ def work(
     roles |= frozen.keys()
 
     trained = 1 + (critic and spec.cluster.critic.place == "here")
-    forwards = _forwards(
-        spec, needs, trained == 2, frozen, 1.0 if teacher is None else teacher.parameters / size.parameters
-    )
+    passes = (spec.inner_epochs or needs.inner_epochs) if online else 1
+    taught = passes * (1.0 if teacher is None else teacher.parameters / size.parameters)
+    own, whole = _forwards(spec, needs, trained == 2, frozen, taught)
     adapter = 0 if spec.adapter is None else size.adapter(spec.adapter.r)
     kept = size.activations(
         spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
@@ -160,8 +162,9 @@ def work(
         frozenset(roles),
         trained,
         {name: count for name, count in frozen.items() if count},
-        forwards,
-        (spec.inner_epochs or needs.inner_epochs) if online else 1,
+        own + whole,
+        whole,
+        passes,
         spec.batch_size,
         spec.sampler.samples if online else 0,
         room / 2 if online else 0,
