@@ -393,6 +393,23 @@ def test_a_teacher_apart_reads_ahead_and_every_micro_batch_once(tiny, teacher, p
     assert backend.now() == 4.0
 
 
+def test_a_teacher_that_is_lost_on_fixed_data_stands_in_the_events(tiny, teacher, pairs_file, tmp_path):
+    """Fixed data has no monitors, and yet the page promises every loss; the numbers are those of a teacher here."""
+    data, losses = load(DataSpec(path=str(pairs_file), heldout=0.0), "demonstrations"), []
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "states" else 0.0)
+    backend.at(2.5, lambda: next(h for h in backend.handles if h.role == "teacher").kill())
+    for name, place in (("here", {}), ("apart", {"cluster": {"teacher": {"place": "apart", "copies": 2}}})):
+        fields = {"method": "distill", "teacher": str(teacher), "max_steps": 3, "batch_size": 4}
+        spec = TrainSpec.model_validate(fields | {"tokens_per_microbatch": 16} | place)
+        Trainer(spec, tiny, data.train, [], tmp_path / name, connect=lambda spec: backend).run()
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[1] == losses[0]
+    assert not (tmp_path / "here" / "events.jsonl").exists()
+    (event,) = map(json.loads, (tmp_path / "apart" / "events.jsonl").read_text().splitlines())
+    assert (event["monitor"], event["step"]) == ("lost worker", 2)
+
+
 class Follows(TeacherWorker):
     """A teacher whose forward goes another way."""
 

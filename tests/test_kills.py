@@ -123,15 +123,12 @@ class TwoRanks:
 
 def test_what_another_rank_lost_stands_in_the_log_and_a_restart_stays_there(tmp_path):
     from kilter.screen import Screen
-    from kilter.training.config import MonitorSpec
     from kilter.training.hooks.watch import Announce
-    from kilter.training.monitors import EventLog, GoldHistory, Monitors
+    from kilter.training.monitors import EventLog
     from kilter.training.monitors.events import RESTART, Event
 
     log = EventLog(tmp_path / "events.jsonl")
-    announce = Announce(
-        Monitors(MonitorSpec(), log, GoldHistory(None), 9), Screen(stderr=True, quiet=True), TwoRanks()
-    )
+    announce = Announce(log, Screen(stderr=True, quiet=True), TwoRanks())
     announce.after_step(None, None, {})
     assert not log.events
     announce.apart = True

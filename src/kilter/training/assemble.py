@@ -140,9 +140,18 @@ def _on_data(
 def _hooks_on_data(job: Job, run: Run, source: FixedSource) -> Hooks:
     """The order in which a step on fixed data is looked at."""
     saver, total = _saver(job, run), run.source.total_steps
+    lost: list[Hook] = []
+    # Nothing watches such a run, but its workers may be lost as well.
+    if job.cluster is not None:
+        log = EventLog(job.out / "events.jsonl" if job.engine.is_main else None)
+        announce = Announce(log, job.console, job.engine, watched=False)
+        announce.apart = True
+        job.cluster.tell = lambda what, detail: announce.tell_own(max(1, source.position), what, detail)
+        lost.append(announce)
     return Hooks(
         (
             run.account,
+            *lost,
             FiniteGuard(job.name, saver.checkpoints),
             # What decides when to stop is looked at on the way, and what is reported only at the end.
             run.heldout if run.early is None else run.early.heldout,
@@ -214,7 +223,7 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProb
     run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
     probe = EnergyProbe(learner.scorer.policy, lambda: learner.standing_in)
     watch = Watch(monitors, probe if spec.monitors.enabled else None, engine)
-    announce = Announce(monitors, job.console, engine)
+    announce = Announce(log, job.console, engine)
     source.tell = announce.tell
     if job.cluster is not None:
         announce.apart = True

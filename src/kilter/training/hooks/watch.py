@@ -10,7 +10,7 @@ from kilter.batch import Batch
 from kilter.runtime import peak_memory_gb
 from kilter.screen import styled
 from kilter.seams import Hook, Step, Stop
-from kilter.training.monitors import EnergyProbe, Event, Monitors
+from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.parallel.engine import Engine
 
 
@@ -55,12 +55,20 @@ class Watch(Hook):
 
 
 class Announce(Hook):
-    """Prints events where no live screen shows them: the monitors' after each step, the source's at once."""
+    """Prints events where no live screen shows them: the monitors' after each step, the source's at once.
+
+    Args:
+        log: of the events.
+        console: to print on.
+        engine: of the learner.
+        watched: whether monitors read the log back, and a terminal shows its events live.
+    """
 
     name = "announce"
 
-    def __init__(self, monitors: Monitors, console: Console, engine: Engine) -> None:
-        self.log, self.console, self.engine, self.is_main = monitors.log, console, engine, engine.is_main
+    def __init__(self, log: EventLog, console: Console, engine: Engine, watched: bool = True) -> None:
+        self.log, self.console, self.engine, self.is_main = log, console, engine, engine.is_main
+        self.watched, self.live = watched, watched and console.is_terminal
         self._printed = 0
         self.apart = False
         """Whether processes have workers of their own, of which the others know nothing."""
@@ -81,12 +89,14 @@ class Announce(Hook):
         self.log.add(
             Event(step, 1, level, what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
         )
-        if not self.console.is_terminal:
+        if not self.live:
             self.console.print(styled("  [yellow]{}[/]: {}" if level == "warn" else "  {}: {}", what, detail))
         self._printed = len(self.log.events)
 
     def before_run(self, done: int | None) -> None:
         """What is in the log was printed when it was written."""
+        if not self.watched:
+            self.log.load(done)
         self._printed = len(self.log.events)
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
@@ -96,7 +106,7 @@ class Announce(Hook):
             for noted in (noted for own in others for noted in own):
                 self.tell(*noted)
         # On a terminal the live screen shows them.
-        if not self.console.is_terminal and self.is_main:
+        if not self.live and self.is_main:
             for event in self.log.events[self._printed :]:
                 colour = "red" if event.level == "stop" else "yellow"
                 self.console.print(
