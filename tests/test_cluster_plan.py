@@ -361,6 +361,14 @@ def test_a_teacher_apart_leaves_its_head_and_sends_states(parameters):
     assert set(found["apart"].roles) >= {"learner", "rollout", "teacher"}
 
 
+def test_each_reward_model_apart_has_gpus_of_its_own():
+    cluster = APART | {"reward": {"place": "apart", "copies": 8}}
+    step = plans.Work(SIZES, frozenset({"learner", "rollout", "reward"}), frozen={"reward": 2})
+    found = plans.make(ClusterSpec(**cluster), step, plans.Machines())
+    assert found.roles["reward"] == ("apart", 16, 1)
+    assert found.memory["reward"]["frozen models"] == 4 * SIZES.parameters
+
+
 def test_models_apart_take_their_time_and_whole_ones_gather_nothing():
     """A teacher ten times as large on one GPU is waited for; its states cross to another node once."""
     from kilter.models.sizes import guessed

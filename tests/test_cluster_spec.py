@@ -187,6 +187,19 @@ def test_more_gpus_than_there_are_are_refused(cluster, count, message):
     gpus(cluster, None)
 
 
+def test_each_reward_model_has_copies_of_its_own():
+    """As many pools as models: two of two copies are four workers, beside the learner's GPU."""
+    two = spec(
+        {"name": "grpo", "beta": 0.0},
+        {"reward": {"place": "apart", "copies": 2}},
+        feedback=[{"reward_model": "one"}, {"reward_model": "other"}],
+    )
+    known = facts(two, build_objective("grpo").needs, gpus=4)
+    with pytest.raises(UserError, match="wants 5 GPUs"):
+        check_cluster(two.cluster, known)
+    check_cluster(two.cluster, facts(two, build_objective("grpo").needs, gpus=5))
+
+
 def test_enough_gpus_pass():
     gpus(APART | {"learner": {"processes": 3}}, 4)
     gpus({"learner": {"processes": 4}, "rollout": {"place": "beside", "engines": 2, "gpus": 2}}, 4)

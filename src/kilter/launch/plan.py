@@ -206,8 +206,11 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
     roles: dict[str, tuple[str, int, int]] = {}
     for name, role in spec.roles().items():
         own = name == "learner" or role.place == "apart"
+        # Each model of a role has copies of its own.
+        models = work.frozen.get(name, 1) if role.place == "apart" else 1
         if name in work.roles:
-            roles[name] = (role.place, role.workers, (1 if role.gpus is None else role.gpus) if own else 0)
+            gpus = (1 if role.gpus is None else role.gpus) if own else 0
+            roles[name] = (role.place, models * role.workers, gpus)
     return Plan(roles, memory, traffic, seconds, steps, advice, why, refusals(spec, work, memory, machines))
 
 
@@ -335,7 +338,7 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
         found["sampling"] = engine | ({"libraries": LIBRARIES} if rollout.place == "apart" else kept)
     for name, held in frozen.items():
         if roles[name].place == "apart":
-            found[name] = {"frozen models": held, "libraries": LIBRARIES}
+            found[name] = {"frozen models": held / work.frozen[name], "libraries": LIBRARIES}
     if spec.critic.place != "here" and "critic" in work.roles:
         # Its processes divide the weights where those of the learner do.
         parts = spec.critic.workers if share > 1 else 1

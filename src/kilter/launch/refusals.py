@@ -25,6 +25,7 @@ class Facts:
         reads_policy: who samples or scores with the learner's own weights; "": nobody.
         refresh: steps after which the reference becomes the policy.
         processes: of the train stage itself, beside the cluster's.
+        rewards: models that score, each of which has copies of its own.
         gpus: of the whole cluster; None where nobody knows yet.
         cores: of the one machine of a Ray of its own; None where nobody knows yet.
         paths: fields that name files, with what they hold.
@@ -38,6 +39,7 @@ class Facts:
     reads_policy: str = ""
     refresh: int | None = None
     processes: int = 1
+    rewards: int = 1
     gpus: int | None = None
     cores: int | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
         facts.refuse("rollout.place", "beside", problem, "use apart or here")
     own = min(facts.gpus, 1)
     wanted = {n: r.workers * (own if r.gpus is None else r.gpus) for n, r in spec.roles().items()}
+    wanted["reward"] *= max(1, facts.rewards)
     apart = {n: k for n, k in wanted.items() if n == "learner" or spec.roles()[n].place == "apart"}
     if sum(apart.values()) > facts.gpus:
         wish = " + ".join(f"{k} {name}" for name, k in apart.items() if k)

@@ -51,6 +51,7 @@ def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | No
         min(reads, default=""),
         spec.refresh_reference_every,
         spec.processes,
+        sum(len(model_references(s)) for s in scored),
         gpus,
         where=where,
     )
