@@ -82,4 +82,4 @@ class Job:
     def say(self, text: str) -> None:
         """One line, from one process."""
         if self.engine.is_main:
-            self.console.print(f"  {text}")
+            self.console.print(f"  {text}", soft_wrap=True)

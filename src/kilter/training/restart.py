@@ -27,4 +27,4 @@ def note(out: Path, name: str, save_every: int | Literal["auto"], cause: str) ->
     log = EventLog(out / "events.jsonl")
     log.load(step or None)
     log.add(Event(step, 1, "warn", RESTART, line, step, "certain", f"{where}; the run goes on"))
-    Screen(stderr=True).print(f"{name}: {line}; {where}")
+    Screen(stderr=True).print(f"{name}: {line}; {where}", soft_wrap=True)

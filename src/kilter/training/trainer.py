@@ -255,7 +255,7 @@ def _say_stop(job: Job, run: Run, stop: Stop) -> None:
     if stop.fails:
         raise failure
     if job.engine.is_main:
-        job.console.print(styled("[bold red]{}[/]", failure))
+        job.console.print(styled("[bold red]{}[/]", failure), soft_wrap=True)
 
 
 def _put_best_back(job: Job, run: Run) -> int | None:

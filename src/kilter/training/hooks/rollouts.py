@@ -46,9 +46,9 @@ class CutPrompts(Hook):
         """One line each, where there is something to say and the run came to its end."""
         for what in (w for w in self.encoder.counts if "chat template" in w):
             if error is None and not self.quiet:
-                self.console.print(f"  prompts: {what}")
+                self.console.print(f"  prompts: {what}", soft_wrap=True)
 
         # Counts of what was cut alone; the encoder counts other things too.
         cut = ", ".join(f"{n} {what}" for what, n in self.encoder.counts.items() if "cut" in what)
         if cut and error is None and not self.quiet:
-            self.console.print(f"  prompts: {cut} ({self.room})")
+            self.console.print(f"  prompts: {cut} ({self.room})", soft_wrap=True)

@@ -90,7 +90,8 @@ class Announce(Hook):
             Event(step, 1, level, what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
         )
         if not self.live:
-            self.console.print(styled("  [yellow]{}[/]: {}" if level == "warn" else "  {}: {}", what, detail))
+            line = styled("  [yellow]{}[/]: {}" if level == "warn" else "  {}: {}", what, detail)
+            self.console.print(line, soft_wrap=True)
         self._printed = len(self.log.events)
 
     def before_run(self, done: int | None) -> None:
