@@ -1012,3 +1012,17 @@ def test_an_address_without_a_head_is_refused_at_once(host):
 
     with pytest.raises(UserError, match=rf"`cluster.address` = '{re.escape(host)}:1' leads to no Ray"):
         connect(ClusterSpec.model_validate({"address": f"{host}:1"}))
+
+
+@pytest.mark.timeout(60)
+def test_a_dashboard_is_no_head_and_is_refused_at_once():
+    """Ray would ask a server of web pages for twenty minutes, at another of this machine's addresses."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from kilter.launch.spec import ClusterSpec
+    from kilter.training.apart.placed import connect
+
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(UserError, match="(?s)something else listens there.*8265 is its dashboard's"):
+            connect(ClusterSpec.model_validate({"address": f"127.0.0.1:{server.server_port}"}))

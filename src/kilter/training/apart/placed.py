@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ Connect = Callable[[ClusterSpec], Backend]
 REACHED = 10.0
 """Seconds in which a head answers at its port."""
 
+FRAME = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""Settings of HTTP/2, none: a frame of kind 4."""
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + FRAME
+"""How HTTP/2 begins, which Ray speaks; the other side answers with its settings."""
+
 
 def connect(spec: ClusterSpec) -> Backend:
     """The backend that the settings ask for. Nothing else imports ray.
@@ -62,14 +69,22 @@ def connect(spec: ClusterSpec) -> Backend:
 
 
 def _reach(address: str) -> None:
-    """Raises UserError where nobody listens. Ray would try for two minutes, and warn in its own words."""
+    """Raises UserError where no head listens. Ray would try for many minutes, and warn in its own words."""
     host, _, port = address.rpartition(":")
+    secret = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    problem, fix = "leads to no Ray ({})", "start it with `ray start --head`, or use address: local"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACHED) as head:
+            head.sendall(b"" if secret else GREETING)
+            answer = b"" if secret else head.recv(9, socket.MSG_WAITALL)
     except OSError as error:
-        problem = f"leads to no Ray ({error})"
-        fix = "start it with `ray start --head`, or use address: local"
-        raise UserError("cluster.address", address, problem, fix) from error
+        raise UserError("cluster.address", address, problem.format(error), fix) from error
+    if not secret and answer[3:4] != FRAME[3:4]:
+        fix = f"give the port that `ray start --head` names, as in {host}:6379; 8265 is its dashboard's"
+        raise UserError("cluster.address", address, problem.format("something else listens there"), fix)
+    # What only looks like Ray is tried twice, where Ray would try 20 times, for up to a minute each.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 
 class Cluster(contextlib.AbstractContextManager["Cluster"]):
