@@ -195,6 +195,23 @@ def test_who_waits_for_a_replacement_is_told_what_it_does():
     assert loading == [f"loading: rollout 0, the weights: {seconds} s" for seconds in (10, 20)]
 
 
+def test_while_a_successor_loads_the_others_get_all_calls():
+    """Who is asked while it loads, minutes for a large model, would hold up the whole step."""
+    backend = InlineBackend(lambda role, n, method, a: 100.0 if method == "ready" else 1.0)
+    workers = Pool(backend, "rollout", 2, Echo, {}, 300.0, Restarts(1))
+    backend.handles[1].kill()
+    for _ in range(3):
+        begin = backend.now()
+        asked = [workers.submit("double", x) for x in range(4)]
+        assert [workers.result(r)[0] for r in asked] == [0, 2, 4, 6]
+        assert backend.now() - begin <= 4.0
+    while any(slot.running for slot in workers.slots):
+        workers.poll(50.0)
+    begin = backend.now()
+    assert [workers.result(r)[0] for r in [workers.submit("double", 1) for _ in range(4)]] == [2] * 4
+    assert backend.now() - begin <= 2.0
+
+
 def test_a_worker_is_not_lost_for_the_time_in_which_nobody_looked():
     backend = InlineBackend(lambda *a: 30.0 if a[2] == "double" else 0.0)
     told: list[str] = []

@@ -156,7 +156,8 @@ class Pool:
         Raises:
             KilterError: what the worker raised.
         """
-        self._until(lambda: request.done)
+        while not request.done:
+            self.poll(TURN)
         assert request.report is not None
         request.taken = True
         # What the others say of one that was killed is not the cause, which comes a moment later.
@@ -232,14 +233,12 @@ class Pool:
             slot.handle.kill()
         self.slots = []
 
-    def _until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            self.poll(TURN)
-
     def _idlest(self) -> Slot:
         if not self.slots:
             raise self._empty("none was left")
-        return min(self.slots, key=lambda slot: (len(slot.running), slot.number))
+        # A successor that still loads, a large model for minutes, is asked only where nobody else is.
+        loads: Callable[[Slot], bool] = lambda slot: [r.method for _, r in slot.running[:1]] == ["ready"]
+        return min(self.slots, key=lambda slot: (loads(slot), len(slot.running), slot.number))
 
     def _send(self, slot: Slot, request: Request) -> None:
         # A worker that had nothing to do was not idle for want of progress.
