@@ -195,6 +195,23 @@ def test_who_waits_for_a_replacement_is_told_what_it_does():
     assert loading == [f"loading: rollout 0, the weights: {seconds} s" for seconds in (10, 20)]
 
 
+def test_that_somebody_loads_is_said_and_is_no_event(tmp_path):
+    """Of a large model it is said for minutes, which are no warnings of the run."""
+    from kilter.launch.spec import ClusterSpec
+    from kilter.training.apart.placed import Cluster
+
+    backend, said, events = InlineBackend(lambda role, n, method, a: 25.0), [], []
+    spec = ClusterSpec.model_validate({"rollout": {"place": "apart"}, "stall": 50.0})
+    with Cluster(spec, backend, tmp_path, said.append, Restarts(1)) as cluster:
+        cluster.tell = lambda *event: events.append(event)
+        workers = cluster.pool("rollout", Echo, {})
+        backend.handles[-1].kill()
+        assert workers.result(workers.submit("double", 4))[0] == 8
+    loading = [f"loading: rollout 0: {seconds} s" for seconds in (10, 20)]
+    assert [line for line in said if "loading: " in line][:2] == loading
+    assert [what for what, _ in events] == ["lost worker"]
+
+
 def test_while_a_successor_loads_the_others_get_all_calls():
     """Who is asked while it loads, minutes for a large model, would hold up the whole step."""
     backend = InlineBackend(lambda role, n, method, a: 100.0 if method == "ready" else 1.0)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kilter.cluster.backend import Backend, Factory
-from kilter.cluster.pool import Pool, Restarts
+from kilter.cluster.pool import Pool, Restarts, Tell
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
 from kilter.errors import UserError
 from kilter.launch.jobs import bring_token
@@ -168,8 +168,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
             )
         if self.rank == 0:
             self.say(f"{role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
-        # Events come when the run has somewhere to put them.
-        tell = lambda what, detail: self.tell(what, detail)
+        # Events come when the run has somewhere to put them. That somebody still loads is none.
+        tell: Tell = lambda what, detail: (
+            self.say(f"{what}: {detail}") if what == "loading" else self.tell(what, detail)
+        )
         left = restarts or self._restarts
         return Pool(self.backend, role, size, make, arguments, self.spec.stall, left, tell, at_once, together)
 
