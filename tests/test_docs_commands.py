@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"\S+=1 vllm serve ": "vLLM has an environment of its own (make test-vllm)",
     r"python -m bench": "measures for minutes",
     r"python -m pytest .*-m gpu": "needs a GPU",
+    r"kilter run recipes/cluster-7b.yaml": "needs 8 GPUs (tests/test_cluster_plan.py)",
     r"python -m kilter.evaluation.response.train": "reads labels that are not here, for a minute",
     r"kilter run recipes/constitutional-ai.yaml": "has eleven stages (tests/test_constitutional_ai.py)",
     r"kilter lm-eval ": "needs lm-eval, which is an extra (tests/test_exchange.py)",
