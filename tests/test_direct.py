@@ -508,7 +508,8 @@ def gone(pid):
 
 
 ENGINE = """
-import subprocess, sys, time
+import os, subprocess, sys, time
+from _multiprocessing import SemLock
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 
@@ -517,7 +518,9 @@ shared = SharedMemory(create=True, size=10)
 resource_tracker.unregister(shared._name, "shared_memory")
 if len(sys.argv) > 1:
     subprocess.Popen([sys.executable, "-c", sys.argv[1]])
-print(shared._name, flush=True)
+# As joblib makes it when vLLM's libraries import it.
+lock = SemLock(0, 1, 1, f"/loky-{os.getpid()}-abc", False)
+print(shared._name, f"/sem.loky-{os.getpid()}-abc", flush=True)
 time.sleep(100)
 """
 """An engine, and its worker where it is given one: they share memory that outlives a kill."""
@@ -528,7 +531,7 @@ def starts(told):
     with contextlib.ExitStack() as cleanup, vllm_ends.started_for(vllm_weights.shared_folder(cleanup)):
         code = [sys.executable, "-c", ENGINE, ENGINE]
         engine = subprocess.Popen(code, stdout=subprocess.PIPE)
-        names = [engine.stdout.readline().decode().strip() for _ in range(2)]
+        names = [name for _ in range(2) for name in engine.stdout.readline().decode().split()]
         (told / "partial").write_text(" ".join([str(engine.pid), *names]))
         (told / "partial").rename(told / "engine")
         signal.pause()
@@ -568,13 +571,13 @@ def test_an_engine_that_is_closed_leaves_its_owner_and_the_other_processes_alone
         with vllm_ends.started_for(folder):
             second = subprocess.Popen(["sleep", "100"])
             engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE)
-            name = Path(f"/dev/shm{engine.stdout.readline().decode().strip()}")
+            names = [Path(f"/dev/shm{name}") for name in engine.stdout.readline().decode().split()]
         engine.kill()
         engine.communicate()
-        assert name.exists()
+        assert all(name.exists() for name in names)
     assert second.wait() == -signal.SIGKILL
     assert not folder.exists()
-    assert not name.exists()
+    assert not any(name.exists() for name in names)
     assert other.poll() is None
     other.kill()
     other.wait()

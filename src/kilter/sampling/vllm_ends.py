@@ -21,7 +21,7 @@ MARK = "KILTER_ENGINE"
 SHARES = "shared-memory.txt"
 """File of the folder that names the memory which the engine's processes share."""
 
-OWN = re.compile(r"/dev/shm/psm_\w+")
+OWN = re.compile(r"/dev/shm/(?:psm_\w+|sem\.loky-\d+-\w+)")
 """Files that vLLM's processes make for each other. They outlive one that is killed."""
 
 PATIENCE = 10.0
@@ -69,6 +69,8 @@ def _shared(places: Iterable[Path]) -> set[str]:
     for place in places:
         with contextlib.suppress(OSError):
             found.update(OWN.findall((place / "maps").read_text()))
+        # joblib's semaphores, which vLLM's libraries make, name their maker; the map of one names nobody.
+        found.update(map(str, Path("/dev/shm").glob(f"sem.loky-{place.name}-*")))
     return found
 
 
