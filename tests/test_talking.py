@@ -256,8 +256,21 @@ def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(
     assert [len(g.completions) for g in store.read(path)] == [2, 2, 2, 1, 2, 2, 2]
 
 
-def test_a_sampler_that_gives_a_sample_twice_is_named():
+@pytest.mark.parametrize(
+    ("gives", "named"),
+    [
+        ([("0", 0), ("0", 0)], "it gave sample 0 of request 0 twice"),
+        ([("7", 0)], "it gave a sample of request '7', which nobody asked for"),
+        ([("0", 1)], "it gave sample 1 of request 0, whose last is 0"),
+        ([("0", -1)], "it gave sample -1 of request 0, whose last is 0"),
+    ],
+)
+def test_a_sampler_that_gives_what_nobody_asked_for_is_named(gives, named):
+    from dataclasses import replace
+
     from kilter.errors import RunFailed
+    from kilter.evaluation.answers import finished
+    from kilter.progress import NOBODY
     from kilter.sampling.collect import collect, requests
     from kilter.types import Completion, Prompt, Sample, SamplerFacts, SamplingParams
 
@@ -265,7 +278,10 @@ def test_a_sampler_that_gives_a_sample_twice_is_named():
         facts = SamplerFacts()
 
         def run(self, wanted, listener=None):
-            yield from (Sample(r, 0, Completion("a")) for r in [*wanted, *wanted])
+            yield from (Sample(replace(wanted[0], id=i), n, Completion("a")) for i, n in gives)
 
-    with pytest.raises(RunFailed, match="sampler Echo is wrong: it gave sample 0 of request 0 twice"):
-        collect(Echo(), requests([Prompt(text="q")], 1, SamplingParams(4)))
+    wanted = requests([Prompt(text="q")], 1, SamplingParams(4))
+    for read in (lambda: collect(Echo(), wanted), lambda: list(finished(Echo(), wanted, NOBODY))):
+        with pytest.raises(RunFailed) as error:
+            read()
+        assert f"sampler Echo is wrong: {named}" in str(error.value)

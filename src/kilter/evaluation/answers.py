@@ -22,7 +22,7 @@ from kilter.errors import RunFailed
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.subject import Subject
 from kilter.progress import Display, OnDisplay
-from kilter.sampling.collect import requests
+from kilter.sampling.collect import as_asked, requests
 from kilter.seams import Listener, Sampler
 from kilter.types import Completion, Feedback, Group, Prompt, Request, Sample, SamplingParams
 
@@ -152,7 +152,7 @@ def finished(
 ) -> Iterator[tuple[Request, list[Sample]]]:
     """Each request with its samples in order, as soon as all of them have come."""
     rows: dict[str, list[Sample]] = {r.id: [] for r in wanted}
-    for sample in sampler.run(wanted, listener):
+    for sample in as_asked(sampler.run(wanted, listener), sampler, wanted):
         row = rows[sample.request.id]
         row.append(sample)
         if len(row) == sample.request.k:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -121,18 +121,36 @@ def finish(
         else cast(Begins, sampler).finish(underway.begun, listener)
     )
     place = {r.id: n for n, r in enumerate(wanted)}
-    for sample in samples:
+    for sample in as_asked(samples, sampler, wanted):
         row = rows[sample.request.id]
-        if row[sample.index] is not None:
-            # A sampler of the user's own: what came first may be on disk already.
-            who, which = type(sampler).__name__, f"{sample.index} of request {sample.request.id}"
-            problem = f"The sampler {who} is wrong: it gave sample {which} twice."
-            raise RunFailed(problem, "make it yield each sample of a request once")
         row[sample.index] = sample
         found.usage += sample.usage
         if all(s is not None for s in row):
             arrived(place[sample.request.id], [s.completion for s in row if s and s.completion is not None])
     return found
+
+
+def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Request]) -> Iterator[Sample]:
+    """Samples as they come. A sampler of the user's own may give others than those that it was asked for.
+
+    Raises:
+        RunFailed: nobody asked for a sample, or it came before; what came first may be on disk already.
+    """
+    sizes, came = {r.id: r.k for r in wanted}, set[tuple[str, int]]()
+    for sample in samples:
+        named, index = sample.request.id, sample.index
+        wrong = ""
+        if named not in sizes:
+            wrong = f"it gave a sample of request {named!r}, which nobody asked for"
+        elif not 0 <= index < sizes[named]:
+            wrong = f"it gave sample {index} of request {named}, whose last is {sizes[named] - 1}"
+        elif (named, index) in came:
+            wrong = f"it gave sample {index} of request {named} twice"
+        if wrong:
+            problem = f"The sampler {type(sampler).__name__} is wrong: {wrong}."
+            raise RunFailed(problem, "make it yield each sample of its requests once, from index 0 on")
+        came.add((named, index))
+        yield sample
 
 
 def answers(
