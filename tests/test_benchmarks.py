@@ -414,6 +414,7 @@ def test_mt_bench_grades_are_read_with_their_questions_and_answers(tmp_path):
         (["Q81", "m81 first", "More?"], {"m81 second": 7}),
         (["Q82"], {"m82 first": None, "n82 first": 3}),
     ]
+    assert {g.prompt.metadata["category"] for g in found} == {"c"}
     (pair,) = load(DataSpec(path=str(single), heldout=0.0), "pairs").train
     assert [c.text for c in pair.completions] == ["m81 first", "n81 first"]
 
@@ -426,6 +427,7 @@ def test_mt_bench_pairs_are_read_with_their_questions_and_answers(tmp_path):
         {"m81 second": 0, "n81 second": 1},
         {"m82 first": None, "n82 first": None},
     ]
+    assert {g.prompt.metadata["category"] for g in found} == {"c"}
     # Behind the first question the two conversations part: all that follows is what was compared.
     assert [m["content"] for m in found[1].prompt.messages] == ["Q81"]
     assert [m["content"] for m in found[1].completions[0].turns] == ["m81 first", "More?", "m81 second"]
@@ -473,7 +475,7 @@ def test_arena_hards_judgments_are_read_with_their_questions_and_answers(tmp_pat
         ("a", "Q a", {"base a": 0, "mine a": 1}),
         ("b", "Q b", {"base b": None, "mine b": None}),
     ]
-    assert [g.prompt.metadata.get("category") for g in groups] == [None if first else "c"] * 2
+    assert [g.prompt.metadata.get("category") for g in groups] == ["c", "c"]
     names = [p.name for p in content_of(SourceSpec(path=str(path)))]
     assert names == ["mine.jsonl", "question.jsonl", "base.jsonl", "mine.jsonl"]
     (tmp_path / "arena" / "model_answer" / "base.jsonl").unlink()

@@ -5,14 +5,14 @@
     model_judgment/JUDGE.jsonl        MT-Bench {question_id, model, score, turn}, or two models and who wins
     model_judgment/JUDGE/MODEL.jsonl  Arena-Hard {uid or question_id, model, baseline, games}
 
-A judgment gets `question` and, of each model that it names, `answer`, `answer_1` or `answer_2`: texts by
-turn. What cannot be found is left out, for the row's format to say so.
+A judgment gets `question`, its `category` and, of each model that it names, `answer`, `answer_1` or
+`answer_2`: texts by turn. What cannot be found is left out, for the row's format to say so.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,19 @@ class Joiner:
 
     def __init__(self, path: Path) -> None:
         self.folders = _folders(path)
-        self._known: dict[str, Mapping[str, Any]] = {}
+        self._known: dict[tuple[str, Callable[..., Any]], Mapping[str, Any]] = {}
 
     def filled(self, row: Any) -> Any:
         """A judgment with what was judged; anything else as it is."""
         sides, found = sides_of(row), dict[str, Any]()
         if not sides or "prompt" in row or not row.keys().isdisjoint(sides.values()):
             return row
+        asked = id_of(row)
+        found["question"] = self._file(QUESTIONS).get(asked)
+        if "category" not in row:
+            found["category"] = self._file(QUESTIONS, _category).get(asked)
         for model, column in sides.items():
-            name, asked = str(row[model]), id_of(row)
-            found["question"] = self._file(QUESTIONS).get(asked)
+            name = str(row[model])
             # Rows may come from anywhere: they make nobody read a file of another folder.
             known = self._file(f"{ANSWERS}/{name}.jsonl") if Path(name).name == name else {}
             found[column] = known.get(asked)
@@ -85,14 +88,15 @@ class Joiner:
         joined.update({column: texts for column, texts in found.items() if texts is not None})
         return joined
 
-    def _file(self, name: str) -> Mapping[str, Any]:
-        """The texts of a file by the question's id; nothing where there is no such file."""
-        if name not in self._known:
+    def _file(self, name: str, read: Callable[..., Any] | None = None) -> Mapping[str, Any]:
+        """What is read of each row of a file, its texts if not said, by the question's id; {} without a file."""
+        read = read or _texts
+        if (name, read) not in self._known:
             path = next((f / name for f in self.folders if (f / name).is_file()), None)
             rows = _rows(path) if path is not None else ()
             known = ((row, i) for row in rows if isinstance(row, dict) for i in IDS if i in row)
-            self._known[name] = {str(row[i]): _texts(row) for row, i in known}
-        return self._known[name]
+            self._known[name, read] = {str(row[i]): read(row) for row, i in known}
+        return self._known[name, read]
 
 
 def _rows(path: Path) -> Iterator[Any]:
@@ -110,6 +114,11 @@ def _rows(path: Path) -> Iterator[Any]:
             except (ValueError, RecursionError) as error:
                 place, problem = f"{path}:{number}", f"is not a line of JSON ({error})"
                 raise UserError("file", place, problem, "correct this line") from error
+
+
+def _category(row: Mapping[str, Any]) -> Any:
+    """Of a question."""
+    return row.get("category")
 
 
 def _texts(row: Mapping[str, Any]) -> Any:

@@ -351,7 +351,8 @@ def _read_mt_bench_grades(row: Row) -> Iterator[Group]:
     if score != -1 and not (score is not None and 1 <= score <= 10):
         raise RowError("score", "should be from 1 to 10, or -1 where the judge gave none")
     said = _conversation(row, "answer", "model")
-    prompt = replace(_asks(said[0]["content"], "mt_bench"), id=str(row["question_id"]), messages=said[:-1])
+    asked = _asks(said[0]["content"], "mt_bench", row.get("category", None))
+    prompt = replace(asked, id=str(row["question_id"]), messages=said[:-1])
     # Who was not understood gave no grade, and not the lowest one.
     yield Group(prompt, (completion_of(said[-1:]),), (Feedback(None if score == -1 else score),))
 
