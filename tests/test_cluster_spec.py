@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -169,9 +170,9 @@ def gpus(cluster, count, sampler="vllm"):
     ("cluster", "count", "message"),
     [
         (
-            APART | {"learner": {"processes": 4}},
+            {"learner": {"processes": 4}, "rollout": {"place": "apart", "engines": 4}},
             4,
-            "wants 5 GPUs .4 learner . 1 rollout., and the cluster has 4",
+            "wants 8 GPUs .4 learner . 4 rollout., and the cluster has 4",
         ),
         ({"rollout": {"place": "apart", "engines": 2, "gpus": 2}}, 4, "wants 5 GPUs"),
         ({"rollout": {"place": "apart", "gpus": 1}}, 0, "wants 1 GPUs"),
@@ -185,6 +186,23 @@ def test_more_gpus_than_there_are_are_refused(cluster, count, message):
         gpus(cluster, count)
     # Nobody knows another machine's before it answers.
     gpus(cluster, None)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "sampler", "refused"),
+    [
+        ({"place": "apart", "engines": 3}, "vllm", True),
+        ({"place": "apart", "engines": 3}, "local", True),
+        ({"place": "apart", "engines": 4}, "vllm", False),
+        ({"place": "beside", "engines": 2, "gpus": 2}, "vllm", True),
+        ({"place": "beside"}, "local", False),
+        ({"place": "here"}, "vllm", False),
+    ],
+)
+def test_processes_that_would_have_to_share_an_engine_are_refused_before_work(rollout, sampler, refused):
+    ends = pytest.raises(UserError, match="(?s)fewer than the 4 processes of the learner.*at least 4 engines")
+    with ends if refused else contextlib.nullcontext():
+        gpus({"learner": {"processes": 4}, "rollout": rollout}, None, sampler)
 
 
 def test_each_reward_model_has_copies_of_its_own():
@@ -201,8 +219,8 @@ def test_each_reward_model_has_copies_of_its_own():
 
 
 def test_enough_gpus_pass():
-    gpus(APART | {"learner": {"processes": 3}}, 4)
-    gpus({"learner": {"processes": 4}, "rollout": {"place": "beside", "engines": 2, "gpus": 2}}, 4)
+    gpus({"learner": {"processes": 3}, "rollout": {"place": "apart", "engines": 3}}, 6)
+    gpus({"learner": {"processes": 4}, "rollout": {"place": "beside", "engines": 4}}, 4)
     gpus(APART | {"rollout": {"place": "apart", "engines": 9}}, 0)
 
 

@@ -154,7 +154,8 @@ def _plan(
 
     needs = index.brief(spec.method)
     assert spec.cluster is not None
-    check_cluster(spec.cluster, facts(spec, needs, f"stages.{name}.train.", machines.gpus))
+    known = facts(spec, needs, f"stages.{name}.train.", machines.gpus)
+    check_cluster(spec.cluster, replace(known, planned=True))
     (size, source), tutor = sizes, None if teacher is None else teacher[0]
     step = work(spec, needs, size, answer, tutor)
     if answer is not None and step.longest and answer > step.longest:

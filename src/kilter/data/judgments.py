@@ -89,7 +89,7 @@ class Joiner:
         return joined
 
     def _file(self, name: str, read: Callable[..., Any] | None = None) -> Mapping[str, Any]:
-        """What is read of each row of a file, its texts if not said, by the question's id; {} without a file."""
+        """What is read of each row of a file, its texts if not said, by the question's id."""
         read = read or _texts
         if (name, read) not in self._known:
             path = next((f / name for f in self.folders if (f / name).is_file()), None)
