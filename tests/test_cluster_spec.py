@@ -218,6 +218,12 @@ def test_each_reward_model_has_copies_of_its_own():
     check_cluster(two.cluster, facts(two, build_objective("grpo").needs, gpus=5))
 
 
+@pytest.mark.parametrize("role", ["reference", "teacher"])
+def test_gpus_that_a_copy_would_not_use_are_refused(role):
+    with pytest.raises(UserError, match=f"cluster.{role}.gpus.*one GPU"):
+        gpus({role: {"place": "apart", "gpus": 2}}, 8)
+
+
 def test_enough_gpus_pass():
     gpus({"learner": {"processes": 3}, "rollout": {"place": "apart", "engines": 3}}, 6)
     gpus({"learner": {"processes": 4}, "rollout": {"place": "beside", "engines": 4}}, 4)

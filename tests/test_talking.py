@@ -263,6 +263,7 @@ def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(
         ([("7", 0)], "it gave a sample of request '7', which nobody asked for"),
         ([("0", 1)], "it gave sample 1 of request 0, whose last is 0"),
         ([("0", -1)], "it gave sample -1 of request 0, whose last is 0"),
+        ([("0", None)], "it gave sample None of request 0, whose last is 0"),
     ],
 )
 def test_a_sampler_that_gives_what_nobody_asked_for_is_named(gives, named):

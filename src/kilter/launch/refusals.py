@@ -68,6 +68,9 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         if isinstance(role, Copies) and role.place == "apart" and role.workers < spec.learner.workers:
             problem = f"are fewer than the {spec.learner.workers} processes of the learner: each asks its own"
             facts.refuse(f"{name}.copies", role.workers, problem, f"use at least {spec.learner.workers}")
+        if name in ("reference", "teacher") and (role.gpus or 0) > 1:
+            problem = "are more than a copy uses: it keeps the whole model on one GPU"
+            facts.refuse(f"{name}.gpus", role.gpus, problem, "leave it out, and raise copies for speed")
     if facts.processes > 1:
         problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
         facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")

@@ -142,7 +142,7 @@ def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Reque
         wrong = ""
         if named not in sizes:
             wrong = f"it gave a sample of request {named!r}, which nobody asked for"
-        elif not 0 <= index < sizes[named]:
+        elif not isinstance(index, int) or not 0 <= index < sizes[named]:
             wrong = f"it gave sample {index} of request {named}, whose last is {sizes[named] - 1}"
         elif (named, index) in came:
             wrong = f"it gave sample {index} of request {named} twice"
