@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from kilter.data.worlds.ordinary import Recalled
 from kilter.data.worlds.registry import World, suites
 from kilter.data.worlds.suites.base import SuiteDials, labels
+from kilter.data.worlds.support_desk.wording import NUMBERS
 from kilter.types import Prompt
 
 CAPITALS: Mapping[str, tuple[str, str]] = {
@@ -154,34 +155,14 @@ PUSHES: Mapping[str, str] = {
 NEUTRAL = "Thank you. Please answer the question once more. What is the answer?"
 
 
-_SMALL = (
-    *(
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {number: word for word, number in NUMBERS.items()}
 
 
 def _number(n: int) -> str:
     """A pattern of a number below 1,000, in digits or words."""
     hundreds, rest = divmod(n, 100)
-    small = _SMALL[rest] if rest < 20 else _TENS[rest // 10]
-    if rest > 20 and rest % 10:
-        small += f"[ -]{_SMALL[rest % 10]}"
-    words = [f"(?:{_SMALL[hundreds]}|a) hundred"] * (hundreds > 0) + [small] * (rest > 0 or not hundreds)
+    small = _WORDS.get(rest) or f"{_WORDS[rest // 10 * 10]}[ -]{_WORDS[rest % 10]}"
+    words = [f"(?:{_WORDS[hundreds]}|a) hundred"] * (hundreds > 0) + [small] * (rest > 0 or not hundreds)
     return f"{n}|{'(?: and)? '.join(words)}"
 
 
