@@ -393,6 +393,31 @@ def test_a_teacher_apart_reads_ahead_and_every_micro_batch_once(tiny, teacher, p
     assert backend.now() == 4.0
 
 
+def test_a_run_with_a_teacher_apart_stops_early_where_one_with_a_teacher_here_does(
+    tiny, teacher, pairs_file, tmp_path
+):
+    """Held-out rows are read by the same workers between two steps, whose micro-batches wait."""
+    data, ends = load(DataSpec(path=str(pairs_file), heldout=0.3), "demonstrations"), []
+    for name, place in (("here", {}), ("apart", {"cluster": {"teacher": {"place": "apart", "copies": 3}}})):
+        fields = {
+            "method": "distill",
+            "teacher": str(teacher),
+            "max_steps": 8,
+            "batch_size": 4,
+            "eval_every": 1,
+        }
+        # Steps so long that the held-out loss rises.
+        fields |= {"learning_rate": 0.1, "tokens_per_microbatch": 16, "early_stopping": {"patience": 1}}
+        spec = TrainSpec.model_validate(fields | place)
+        out = tmp_path / name
+        Trainer(spec, tiny, data.train, data.heldout, out, connect=lambda spec: InlineBackend()).run()
+        lines = list(map(json.loads, (out / "metrics.jsonl").read_text().splitlines()))
+        ends.append([(line["step"], line["loss"], line.get("eval_loss")) for line in lines])
+    assert ends[1] == ends[0]
+    assert 1 < len(ends[0]) < 8
+    assert None not in {shown for _, _, shown in ends[0]}
+
+
 def test_a_teacher_that_is_lost_on_fixed_data_stands_in_the_events(tiny, teacher, pairs_file, tmp_path):
     """Fixed data has no monitors, and yet the page promises every loss; the numbers are those of a teacher here."""
     data, losses = load(DataSpec(path=str(pairs_file), heldout=0.0), "demonstrations"), []
