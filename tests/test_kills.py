@@ -155,15 +155,14 @@ def test_what_another_rank_lost_stands_in_the_log_and_a_restart_stays_there(tmp_
 def test_in_a_file_a_line_of_a_run_is_one_line(tmp_path):
     """It names a log by its path: who searches the file for it must find it whole."""
     from kilter.screen import Screen
-    from kilter.training.config import MonitorSpec
     from kilter.training.hooks.watch import Announce
     from kilter.training.job import Job
-    from kilter.training.monitors import EventLog, GoldHistory, Monitors
+    from kilter.training.monitors import EventLog
 
     file = io.StringIO()
     screen, log = Screen(file=file, width=40), EventLog(tmp_path / "events.jsonl")
     detail = "rollout 1 (node 10.0.0.1, process 17) is lost (its log: /tmp/" + "logs/" * 20 + ")"
-    announce = Announce(Monitors(MonitorSpec(), log, GoldHistory(None), 9), screen, TwoRanks())
+    announce = Announce(log, screen, TwoRanks())
     announce.tell(2, "lost worker", detail)
     Job.say(SimpleNamespace(engine=TwoRanks(), console=screen), detail)
     assert file.getvalue() == f"  lost worker: {detail}\n  {detail}\n"
