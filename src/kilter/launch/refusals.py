@@ -80,7 +80,7 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     _check_gpus(spec, facts)
     _check_cores(spec, facts)
     _check_weights(spec, facts)
-    if not facts.planned and (short := few_engines(spec, facts.sampler != "local")):
+    if not facts.planned and (short := few_engines(spec, facts.sampler == "vllm")):
         facts.refuse("rollout.engines", spec.rollout.workers, *short)
     if spec.lookahead:
         _check_lookahead(spec, facts)
