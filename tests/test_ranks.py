@@ -12,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kilter.cluster.inline import InlineBackend
 from kilter.errors import RunFailed
 from kilter.objectives import build_objective, objectives
 from kilter.training import scorers
+from kilter.training.apart import rollouts
 from kilter.training.config import TrainSpec
 from kilter.training.parallel.engine import Engine
+from kilter.training.parallel.teams import team_of
 from kilter.training.trainer import Trainer
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -49,6 +52,7 @@ class Table:
 
     world: int
     values: dict[int, Any] = field(default_factory=dict)
+    teams: dict[tuple[range, int], Table] = field(default_factory=dict)
 
     def __post_init__(self):
         self.barrier = threading.Barrier(self.world)
@@ -78,6 +82,12 @@ class ThreadEngine(Engine):
 
     def gather(self, value):
         return self.table.meet(self.rank, "gather", value)
+
+    def team(self, count):
+        # Those of one team meet without the others.
+        mine = lambda own: self.table.teams.setdefault((own, count), Table(len(own)))
+        gather = lambda own, value: mine(own).meet(self.rank - own.start, "team", value)
+        return team_of(self.rank, self.world, count, gather)
 
     def sum(self, value):
         assert value.ndim <= 1
@@ -114,19 +124,21 @@ def train(tiny, tmp_path, monkeypatch):
             return open_model(*arguments)
 
     monkeypatch.setattr(scorers, "open_model", open_alone)
+    monkeypatch.setattr(rollouts, "open_model", open_alone)
 
-    def work(spec, groups, heldout, out, rank, table, failures):
+    def work(spec, groups, heldout, out, rank, table, failures, make):
         local.engine = ThreadEngine(rank, table) if table.world > 1 else Engine()
         try:
-            Trainer(spec, tiny, groups, heldout, out, name="run").run()
+            backend = make(rank)
+            Trainer(spec, tiny, groups, heldout, out, name="run", connect=lambda _: backend).run()
         except BaseException as error:
             failures[rank] = error
             table.barrier.abort()
 
-    def run(spec, groups, world, heldout=()):
+    def run(spec, groups, world, heldout=(), make=lambda rank: InlineBackend()):
         out = tmp_path / f"{world}-{len(list(tmp_path.iterdir()))}"
         table, failures = Table(world), {}
-        arguments = [(spec, groups, heldout, out, rank, table, failures) for rank in range(world)]
+        arguments = [(spec, groups, heldout, out, rank, table, failures, make) for rank in range(world)]
         threads = [threading.Thread(target=work, args=a) for a in arguments]
         for thread in threads:
             thread.start()
@@ -216,6 +228,72 @@ def test_every_online_method_takes_the_steps_of_one_process(train, sparse, name)
     solvable, broken, world = patterns(name)
     spec = online(name, sparse(solvable, broken))
     same(train(spec, PROMPTS, 1), train(spec, PROMPTS, world))
+
+
+def sharing(world, engines, **settings):
+    """A learner of so many ranks and fewer engines."""
+    rollout = {"place": "apart", "engines": engines}
+    return {"learner": {"processes": world}, "rollout": rollout} | settings
+
+
+@pytest.mark.parametrize(
+    ("name", "world", "engines", "lookahead", "changes"),
+    [
+        ("grpo", 2, 1, 0, {}),
+        ("grpo", 3, 2, 2, {}),
+        ("remax", 3, 1, 0, {}),
+        ("remax", 3, 2, 1, {}),
+        ("online_dpo", 3, 2, 0, {}),
+        ("dapo", 3, 1, 2, {"select": "drop_constant", "refill": 2}),
+        ("ppo", 4, 3, 1, {}),
+    ],
+)
+def test_ranks_that_share_engines_take_the_steps_of_one_process(
+    train, sparse, name, world, engines, lookahead, changes
+):
+    feedback = sparse(["Say a", "Say b", "Say d", "Say f"], ["Say c"])
+    spec = lambda ranks, of: online(
+        name, feedback, batch_size=6, max_steps=4, cluster=sharing(ranks, of, lookahead=lookahead), **changes
+    )
+    one, several = train(spec(1, 2), PROMPTS, 1), train(spec(world, engines), PROMPTS, world)
+    same(one, several)
+
+
+def test_gold_answers_are_made_once_for_ranks_that_share_an_engine(train, sparse):
+    """Each rank sees them, and all decide alike. Workers answer what nobody else has asked them."""
+    make = lambda rank: InlineBackend(lambda *call: asked.append(call) or 0.0)
+    feedback, asked = sparse(["Say a", "Say b", "Say d", "Say f"]), []
+    monitors = {"stop": False, "allow_truncation": True, "gold": feedback, "gold_every": 2}
+    spec = lambda ranks: online("grpo", feedback, monitors=monitors, cluster=sharing(ranks, 1))
+    one = train(spec(1), PROMPTS, 1, heldout=PROMPTS[:3], make=make)
+    made = lambda: sum(r.k for _, _, method, a in asked if method == "generate" for r in a[0])
+    alone, asked = made(), []
+    several = train(spec(3), PROMPTS, 3, heldout=PROMPTS[:3], make=make)
+    same(one, several)
+    assert [e["values"] for e in read(one, "gold.jsonl")] == [
+        e["values"] for e in read(several, "gold.jsonl")
+    ]
+    assert made() == alone
+
+
+def test_a_lost_engine_that_ranks_share_is_replaced_and_no_number_changes(train, sparse):
+    def make(rank):
+        backend, left = InlineBackend(), [3]
+
+        def latency(role, number, method, arguments):
+            left[0] -= method == "generate"
+            if method == "generate" and left[0] == 0:
+                backend.handles[-1].kill()
+            return 0.0
+
+        backend.latency = latency
+        return backend
+
+    feedback = sparse(["Say a", "Say b", "Say d", "Say f"])
+    spec = lambda ranks: online("grpo", feedback, cluster=sharing(ranks, 1, restarts=1))
+    one, several = train(spec(1), PROMPTS, 1), train(spec(2), PROMPTS, 2, make=make)
+    same(one, several)
+    assert any("lost worker" in e["message"] for e in read(several, "events.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -288,11 +288,13 @@ def group_run(tiny, prompts, out, connect=RayBackend, **fields):
 APART_2 = {"address": "auto", "learner": {"processes": 2}, "rollout": {"place": "apart", "engines": 2}}
 
 
-def test_a_divided_learner_of_two_ranks_on_ray_equals_one_process(head, tiny, tmp_path):
+@pytest.mark.parametrize("engines", [2, 1], ids=["own", "shared"])
+def test_a_divided_learner_of_two_ranks_on_ray_equals_one_process(head, tiny, tmp_path, engines):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
     one = group_run(tiny, prompts, tmp_path / "one")
-    two = group_run(tiny, prompts, tmp_path / "two", fsdp=True, cluster=APART_2)
+    apart = APART_2 | {"rollout": {"place": "apart", "engines": engines}}
+    two = group_run(tiny, prompts, tmp_path / "two", fsdp=True, cluster=apart)
     for name in ("loss", "grad_norm", "reward"):
         assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
 

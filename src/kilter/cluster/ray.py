@@ -350,9 +350,9 @@ class RayBackend:
         """What one worker of a role takes."""
         asked = self.spec.roles()[role]
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0))) if asked.gpus is None else asked.gpus
-        # Who is beside the learner shares its GPUs, which Ray has given to nobody.
-        gpus = 0 if asked.place == "beside" else gpus
-        return {"CPU": asked.cores or 1} | ({"GPU": gpus} if gpus else {}) | asked.resources
+        # Who is beside the learner shares its GPUs, which Ray has given to nobody, and lies on its machine.
+        near, gpus = ({f"node:{self.host}": 0.001}, 0) if asked.place == "beside" else ({}, gpus)
+        return {"CPU": asked.cores or 1} | ({"GPU": gpus} if gpus else {}) | near | asked.resources
 
     def _placed(self, role: str, wanted: Mapping[str, float], seconds: float, nodes: int = 1) -> Any:
         """A placement group, one bundle on each of so many machines. While it waits it says what is missing.

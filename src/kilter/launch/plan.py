@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kilter.launch.refusals import few_engines
 from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import Sizes
 
@@ -401,6 +400,4 @@ def refusals(
         gives = f"gives an engine {room / 1e9:.1f} GB of a GPU"
         problem = f"{gives}, and its weights take {weights / 1e9:.1f} GB"
         found.append(("rollout", problem, "raise rollout.gpus or sampler.memory, or place it apart"))
-    if "rollout" in work.roles and (short := few_engines(spec, work.engine)):
-        found.append(("rollout.engines", *short))
     return found

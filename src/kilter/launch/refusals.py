@@ -29,7 +29,6 @@ class Facts:
         gpus: of the whole cluster; None where nobody knows yet.
         cores: of the one machine of a Ray of its own; None where nobody knows yet.
         paths: fields that name files, with what they hold.
-        planned: whether somebody plans, who is shown the numbers of a run that would be refused.
         where: prefix of fields in messages, such as "stages.ppo.train.".
     """
 
@@ -44,7 +43,6 @@ class Facts:
     gpus: int | None = None
     cores: int | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
-    planned: bool = False
     where: str = ""
 
     def refuse(self, name: str, value: Any, problem: str, fix: str) -> NoReturn:
@@ -80,31 +78,18 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     _check_gpus(spec, facts)
     _check_cores(spec, facts)
     _check_weights(spec, facts)
-    if not facts.planned and (short := few_engines(spec, facts.sampler == "vllm")):
-        facts.refuse("rollout.engines", spec.rollout.workers, *short)
     if spec.lookahead:
         _check_lookahead(spec, facts)
     if spec.address != "local":
         _check_paths(facts)
 
 
-def few_engines(spec: ClusterSpec, engine: bool) -> tuple[str, str] | None:
-    """The problem and the fix where some process of the learner would have no engine of its own.
-
-    Args:
-        spec: the cluster.
-        engine: whether the sampler is one; others answer beside the learner with its own weights.
-    """
-    ranks, rollout = spec.learner.workers, spec.rollout
-    asked = rollout.place == "apart" or (rollout.place == "beside" and engine)
-    if not asked or rollout.workers >= ranks:
-        return None
-    problem = f"are fewer than the {ranks} processes of the learner: each asks an engine of its own"
-    return problem, f"use at least {ranks} engines, or fewer processes; several cannot share an engine yet"
-
-
 def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
     """Engines share a GPU with the learner, or have their own, and there are enough of them."""
+    nodes, engines = spec.learner.nodes, spec.rollout.workers
+    if spec.rollout.place == "beside" and facts.sampler == "vllm" and engines % nodes:
+        problem = f"cannot lie evenly on the {nodes} machines of the learner, whose GPUs they share"
+        facts.refuse("rollout.engines", engines, problem, f"use a multiple of {nodes}, or place: apart")
     if facts.gpus is None:
         return
     if facts.gpus == 0 and spec.rollout.place == "beside" and facts.sampler == "vllm":

@@ -185,7 +185,7 @@ def _sampler(job: Job, policy: Scorer, encoder: Encoder) -> Sampler:
     cluster = job.cluster
     if cluster is not None and cluster.samples(spec.sampler.name):
         kind = SamplerKind(**{n: getattr(spec.sampler, n) for n in SamplerKind.model_fields})
-        trained = lambda: job.engine.state(policy, everywhere=True)
+        trained = lambda: job.engine.state(policy, cluster.team.leads)
         return cluster.rollouts(scorers.elsewhere(job), kind, spec.dtype, policy, trained)
     return build(SamplerContext(spec.sampler, lambda: (policy, encoder), dtype=spec.dtype))
 

@@ -176,7 +176,7 @@ def reference_apart(job: Job, policy: Scorer, temperature: float) -> PooledRefer
     opening = _opening(job, folder, trains=job.spec.adapter is not None and folder == job.start)
     opening = replace(opening, device=None, gradient_checkpointing=False)
     budget = job.spec.tokens_per_microbatch
-    return cluster.reference(opening, temperature, budget, lambda: job.engine.state(policy, everywhere=True))
+    return cluster.reference(opening, temperature, budget, lambda: job.engine.state(policy, wanted=True))
 
 
 def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | None:

@@ -197,8 +197,8 @@ class Trainer:
         """The cluster, if any role lives there. It is not even connected to otherwise."""
         if all(role.place == "here" for role in spec.roles().values()):
             return None
-        rank, world = job.engine.rank, job.engine.world
-        return Cluster(spec, backend or self.connect(spec), self.out, job.say, left, rank, world)
+        engine, backend = job.engine, backend or self.connect(spec)
+        return Cluster(spec, backend, self.out, job.say, left, engine.rank, engine.world, engine.team)
 
 
 def _steps(job: Job, run: Run, done: int | None) -> tuple[dict[str, Any], Stop | None]:

@@ -72,7 +72,7 @@ class Answerers:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.version = pool, 0
-        self._facts: SamplerFacts = pool.result(pool.submit("facts"))
+        self._facts: SamplerFacts = pool.result(pool.submit("facts")) if pool.size else SamplerFacts()
 
     @property
     def facts(self) -> SamplerFacts:

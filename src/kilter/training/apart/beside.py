@@ -2,13 +2,14 @@
 
 A batch takes these steps. The learner's moments move to the CPU. The engine takes memory for its weights,
 gets the present ones, takes memory for its cache, answers, and gives all of it back. The moments return. An
-engine that sleeps has dropped its weights.
+engine that sleeps has dropped its weights. One that several GPUs share wakes when all their learners have made
+room, and they return when it sleeps.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,10 +54,13 @@ class BesideSampler:
     Args:
         inner: over the same engines, awake; its transport holds nobody.
         moments: of the learner's optimizer.
+        meet: waits for all ranks that share an engine.
     """
 
-    def __init__(self, inner: PooledSampler, moments: Moments) -> None:
-        self.inner, self.moments = inner, moments
+    def __init__(
+        self, inner: PooledSampler, moments: Moments, meet: Callable[[], Any] = lambda: None
+    ) -> None:
+        self.inner, self.moments, self._meet = inner, moments, meet
         self.version, self._wakes, self._verify = inner.version, 0, inner.verify
         inner.settle()
         inner.pool.ask_all("sleep")
@@ -72,9 +76,12 @@ class BesideSampler:
         with contextlib.ExitStack() as after:
             after.callback(self.moments.restore)
             self.moments.offload()
-            after.callback(self.inner.pool.ask_all, "sleep")
-            self._wake()
-            yield from self.inner.run(requests, listener)
+            self._meet()
+            with contextlib.ExitStack() as asleep:
+                asleep.callback(self.inner.pool.ask_all, "sleep")
+                self._wake()
+                yield from self.inner.run(requests, listener)
+            self._meet()
 
     def _wake(self) -> None:
         """The cache comes last: weights on their way need some room too."""

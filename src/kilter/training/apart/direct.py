@@ -17,7 +17,7 @@ class DirectTransport:
     """vLLM's own transfer. A package says only that the tensors are there.
 
     Args:
-        pool: of VllmWorkers.
+        pool: of VllmWorkers; none in a rank that only takes part in reading its shards.
         weights: of the policy; each rank of the learner sends its shards of them.
         way: "nccl" or "ipc".
         reach: where the engines are.
@@ -28,9 +28,10 @@ class DirectTransport:
         self, pool: Pool, weights: MergedWeights, way: str, reach: vllm_transfer.Reach, holds: bool = True
     ) -> None:
         self.pool, self.weights, self.way, self.holds = pool, weights, way, holds
-        self._last = -1
+        self._last, self._leads = -1, bool(pool.size)
         # What an engine has now is what the policy began with: it shows which tensors can be compared.
-        self._holdings = Holdings(weights.on_cpu(), pool.ask_all("digests")[0], weights.embedding)
+        digests = pool.ask_all("digests")[0] if self._leads else {}
+        self._holdings = Holdings(weights.on_cpu(self._leads), digests, weights.embedding)
         self.compared: tuple[int, int] | None = self._holdings.compared
         ask = lambda step, info: pool.ask_all("transfer", lambda number: (step, info(number)))
         self._transfer = vllm_transfer.connect(way, weights, ask, reach)
@@ -46,4 +47,4 @@ class DirectTransport:
 
     def checksums(self, weights: WeightStream) -> Mapping[str, str]:
         """By the engine's own names, of what it holds byte for byte."""
-        return self._holdings.expected(self.weights.on_cpu())
+        return self._holdings.expected(self.weights.on_cpu(self._leads))

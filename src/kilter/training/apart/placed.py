@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.pool import Pool, Restarts, Tell
-from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
+from kilter.cluster.weights import FileTransport, ObjectTransport, Package, Transport, WeightStream
 from kilter.errors import UserError
 from kilter.launch.jobs import bring_token
 from kilter.launch.spec import ClusterSpec
@@ -33,8 +34,10 @@ from kilter.training.apart.gloo import GlooTransport
 from kilter.training.apart.reference import PooledReference, ReferenceWorker
 from kilter.training.apart.rollouts import Gathered, PooledSampler, RolloutWorker
 from kilter.training.apart.scores import PooledScores, ScoreWorker
+from kilter.training.apart.shared import SharedSampler
 from kilter.training.apart.teacher import PooledTeacher, TeacherWorker
 from kilter.training.apart.vllm import AT_ONCE, VllmWorker
+from kilter.training.parallel.teams import Team
 
 Connect = Callable[[ClusterSpec], Backend]
 
@@ -98,6 +101,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         restarts: that the run has left; this learner and the next one share them.
         rank: of this process of the learner. Each has workers of its own, and publishes to them.
         world: processes of the learner.
+        teams: the ranks that share one of so many engines with this one; every rank calls it.
     """
 
     def __init__(
@@ -109,9 +113,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         restarts: Restarts,
         rank: int = 0,
         world: int = 1,
+        teams: Callable[[int], Team] = lambda count: Team(),
     ) -> None:
         self.spec, self.backend, self.folder = spec, backend, folder
-        self.say, self.rank, self.world, self.sends = say, rank, world, True
+        self.say, self.rank, self.world, self._teams = say, rank, world, teams
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self.note = self.tell
         self._restarts = restarts
@@ -123,6 +128,11 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.ends.close()
+
+    @cached_property
+    def team(self) -> Team:
+        """The ranks that share engines with this one. Of fewer ranks than engines each has some of its own."""
+        return self._teams(self.spec.rollout.workers)
 
     @property
     def kept(self) -> int:
@@ -147,7 +157,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         restarts: Restarts | None = None,
         together: bool = False,
     ) -> Pool:
-        """Starts the workers of a role that are this process's; they load one after the other.
+        """Starts the workers of a role that are this process's, maybe none; they load one after the other.
 
         Args:
             role: their name.
@@ -158,14 +168,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
             together: whether they hold one state, and belong to this process alone.
         """
         workers = self.spec.roles()[role].workers
-        size = workers if together else len(range(self.rank, workers, self.world))
-        if workers < self.world and not together:
-            raise UserError(
-                f"cluster.{role}",
-                workers,
-                f"are fewer workers than the {self.world} processes of the learner, which share them out",
-                f"give every process of the learner one: at least {self.world}",
-            )
+        first, step = (self.team.number, self.team.count) if role == "rollout" else (self.rank, self.world)
+        size = workers if together else len(range(first, workers, step))
+        if role == "rollout" and not self.team.leads:
+            size = 0
         if self.rank == 0:
             self.say(f"{role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
         # Events come when the run has somewhere to put them. That somebody still loads is none.
@@ -199,8 +205,11 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         with doing("the first weights on their way to the rollout workers"):
             transport = role.transport(pool) if role.transport is not None else self._transport(pool)
             note = lambda what, detail: self.note(what, detail)
-            found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead, note)
-            return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
+            found: PooledSampler | BesideSampler
+            found = PooledSampler(pool, transport, role.gathered, verify, ahead, note)
+            if self.spec.rollout.place == "beside":
+                found = BesideSampler(found, self.moments, lambda: self.team.gather(None))
+            return found if self.team.size == 1 else SharedSampler(found, self.team)
 
     def scores(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> PooledScores:
         """A model that scores, in workers; what a source of feedback opens its model by."""
@@ -224,13 +233,15 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         """
         arguments = {"opening": opening, "temperature": temperature, "budget": budget}
         pool = self.pool("reference", ReferenceWorker, arguments)
-        return PooledReference(pool, self._transport(pool), gathered, self.sends)
+        return PooledReference(pool, self._transport(pool), gathered)
 
     def teacher(self, opening: OpenSpec) -> PooledTeacher:
         """A teacher in workers."""
         return PooledTeacher(self.pool("teacher", TeacherWorker, {"opening": opening}))
 
     def _transport(self, pool: Pool) -> Transport:
+        if not pool.size:
+            return Nowhere()
         return TRANSPORTS[self.spec.weights](self, pool)
 
 
@@ -263,21 +274,38 @@ def _local(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> R
 def _vllm(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Rollout:
     """Engines that read plain weights of their own precision, and have no place for adapters."""
     spec, weights = cluster.spec, MergedWeights(policy.model, getattr(torch, dtype))
-    beside = spec.rollout.place == "beside"
-    way = "ipc" if beside else spec.weights
+    beside, leads = spec.rollout.place == "beside", cluster.team.leads
+    way, gpus = "ipc" if beside else spec.weights, spec.rollout.gpus or 1
     arguments: dict[str, Any] = {"keep": spec.keeps(True), "gpus": spec.rollout.gpus}
     if way not in vllm_transfer.WAYS:
-        return Rollout(VllmWorker, lambda: weights.on_cpu(cluster.sends), arguments, AT_ONCE)
-    # The engines take the tensors from the learner's GPUs: nobody else reads them.
-    rank = 0 if beside or cluster.sends else 1
-    reach = vllm_transfer.Reach(spec.rollout.workers, spec.rollout.gpus or 1, rank, cluster.backend.host)
-    transport = lambda pool: DirectTransport(pool, weights, way, reach, holds=not beside)
-    arguments |= {"way": way, "sleeps": beside}
+        return Rollout(VllmWorker, lambda: weights.on_cpu(leads), arguments, AT_ONCE)
+
+    # The engines take the tensors from the learner's GPUs: nobody else reads them. Each rank that leads meets
+    # its own engines, and those that do not lead take part in gathering shards.
+    def transport(pool: Pool) -> Transport:
+        reach = vllm_transfer.Reach(pool.size, gpus, 0 if leads else 1, cluster.backend.host)
+        return DirectTransport(pool, weights, way, reach, holds=not beside)
+
+    arguments |= {"way": way, "sleeps": beside, "devices": _devices(cluster.team, gpus) if beside else ""}
     return Rollout(VllmWorker, dict, arguments, AT_ONCE, transport, Restarts(0))
+
+
+def _devices(team: Team, count: int) -> str:
+    """The first GPUs of a team, as CUDA_VISIBLE_DEVICES names them; "" where nobody restricts them."""
+    seen = [d for own in team.gather(os.environ.get("CUDA_VISIBLE_DEVICES", "")) for d in own.split(",") if d]
+    return ",".join(seen[:count])
 
 
 ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vllm": _vllm}
 """Samplers with workers of their own kind; all others run as they are in a worker."""
+
+
+class Nowhere(Transport):
+    """Of a rank without workers: nobody takes weights from it."""
+
+    def send(self, weights: WeightStream) -> Package:
+        """A package that nobody is told of."""
+        return Package(weights.version, "nowhere", None, {}, 0)
 
 
 def _file(cluster: Cluster, pool: Pool) -> Transport:

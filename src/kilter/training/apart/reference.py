@@ -66,13 +66,12 @@ class PooledReference(LogProbs):
         pool: of ReferenceWorkers.
         transport: takes weights to them when the reference moves.
         gathered: the policy's weights, which every rank reads together.
-        sends: whether this rank publishes.
     """
 
     def __init__(
-        self, pool: Pool, transport: Transport, gathered: Callable[[], Mapping[str, Tensor]], sends: bool
+        self, pool: Pool, transport: Transport, gathered: Callable[[], Mapping[str, Tensor]]
     ) -> None:
-        self.pool, self.transport, self.gathered, self.sends = pool, transport, gathered, sends
+        self.pool, self.transport, self.gathered = pool, transport, gathered
         self.moves = 0
 
     def lookup(self, batch: Batch) -> Tensor:
@@ -88,9 +87,7 @@ class PooledReference(LogProbs):
 
     def refresh(self) -> None:
         """The reference becomes the present policy."""
-        tensors = self.gathered()
-        if self.sends:
-            self._publish(tensors)
+        self._publish(self.gathered())
 
     def state(self) -> dict[str, Tensor] | None:
         """Weights of a reference that has moved, from one of its workers."""

@@ -28,7 +28,7 @@ from kilter.training.apart.answers import Answerers, Answering
 from kilter.types import SamplerFacts, Weights
 
 Gathered = Callable[[], Mapping[str, Tensor]]
-"""The trained tensors of the policy, whole. Every rank calls it together; all but one may get none."""
+"""The trained tensors of the policy, whole. Every rank calls it together; who has no workers gets none."""
 
 
 class RolloutWorker(Answering):
@@ -70,13 +70,13 @@ class PooledSampler(Answerers):
 
     Each worker gets whole prompts, a run of them. A request draws from its own seed, so who answers it does
     not matter. Requests name the version that they want at least: what is asked after `sync` is answered by
-    the new weights, also where a worker does several calls at once.
+    the new weights, also where a worker does several calls at once. A rank without workers asks for nothing;
+    it takes part in reading the weights off the learner.
 
     Args:
-        pool: of RolloutWorkers.
+        pool: of RolloutWorkers, maybe none.
         transport: takes weights to them.
         gathered: reads the weights off the learner.
-        sends: whether this rank publishes.
         verify: checksums are compared at the first publication and every so many; 0 is never.
         ahead: batches that are sampled before the weights are known that they will train.
         note: takes what is no fault, as the pool's `tell` takes what is one.
@@ -87,14 +87,13 @@ class PooledSampler(Answerers):
         pool: Pool,
         transport: Transport,
         gathered: Gathered,
-        sends: bool = True,
         verify: int = 20,
         ahead: int = 0,
         note: Tell = lambda what, detail: None,
     ) -> None:
         super().__init__(pool)
         self.transport, self.gathered, self.note, self._noted = transport, gathered, note, False
-        self.sends, self.verify, self.ahead = sends, verify, ahead
+        self.verify, self.ahead = verify, ahead
         self.published, self._failed = 0, False
         self._publications: list[Publication] = []
         # Fresh adapters are drawn anew in every process.
@@ -110,8 +109,6 @@ class PooledSampler(Answerers):
         """Publishes the policy's weights; workers take them behind what they are doing."""
         tensors = self.gathered()
         self.version = weights.version
-        if not self.sends:
-            return self.version
         stream = WeightStream(weights.version, tensors)
         verify = bool(self.verify) and self.published % self.verify == 0
         package = replace(self.transport.send(stream), verify=verify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ class VllmWorker(Worker):
         gpus: that the engine shards the weights over.
         way: of vLLM's own by which the weights come, "nccl" or "ipc"; "" is none of them.
         sleeps: whether it gives its memory back between two batches.
+        devices: the only GPUs that it may see, as CUDA_VISIBLE_DEVICES names them; "" is all of them.
     """
 
     def __init__(
@@ -53,8 +55,12 @@ class VllmWorker(Worker):
         gpus: int | None = None,
         way: str = "",
         sleeps: bool = False,
+        devices: str = "",
     ) -> None:
         super().__init__()
+        # Before anybody counts GPUs: beside the learner, the engine shares those of its team.
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices
         self.encoder, self.spec, self.keep, self.way = open_encoder(opening), sampler, keep, way
         self.version, self.learners = -1, 1
         self._arrived, self._loads = threading.Condition(), threading.Lock()
@@ -78,6 +84,8 @@ class VllmWorker(Worker):
         return_freed_memory()
         options = own_transfer(self.way, sleeps, self.spec.memory)
         options["tensor_parallel_size"] = max(1, gpus or 1)
+        # In an actor vLLM would ask Ray for the processes of several GPUs, which has given all of them to it.
+        options["distributed_executor_backend"] = "mp" if (gpus or 1) > 1 else None
         with doing("the start of vLLM's engine"):
             self.client = RunningEngine(path, dtype, self.spec, self._tick, **options)
         self._cleanup.callback(self.client.close)

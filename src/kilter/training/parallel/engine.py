@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,12 @@ from kilter.errors import UserError
 from kilter.roles.open import choose_device
 from kilter.training.parallel.fsdp import Sharding, divide
 from kilter.training.parallel.shards import read_shards, write_shards
+from kilter.training.parallel.teams import Team, runs, team_of
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long a team waits for its first rank, whose workers write long answers. Stalls are watched elsewhere."""
 
 
 class Engine:
@@ -56,6 +61,12 @@ class Engine:
     def gather(self, value: T) -> list[T]:
         """One value of each rank, in order of rank."""
         return [value]
+
+    def team(self, count: int) -> Team:
+        """The ranks that share one of `count` workers with this one. Every rank must call it."""
+        return team_of(
+            self.rank, self.world, count, lambda own, value: self.gather(value)[own.start : own.stop]
+        )
 
     def prepare(self, module: nn.Module, optimizer: Any) -> tuple[Any, Any]:
         """Module and optimizer as the engine steps them."""
@@ -112,8 +123,8 @@ class Engine:
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"), foreach=True)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
-    def state(self, module: nn.Module, everywhere: bool = False) -> dict[str, Tensor]:
-        """Trained parameters and buffers by name, whole, on the CPU (on rank 0; others may get none)."""
+    def state(self, module: nn.Module, wanted: bool = False) -> dict[str, Tensor]:
+        """Trained parameters by name, whole, on the CPU (on rank 0, and on those that want them)."""
         return {k: v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad}
 
     def barrier(self) -> None:
@@ -180,6 +191,22 @@ class AccelerateEngine(Engine):
         dist.all_gather_object(found, value)
         return found
 
+    def team(self, count: int) -> Team:
+        """Teams whose members meet on the CPU, without the other teams."""
+        # One group after the other, and every rank takes part in the making of each.
+        groups = {
+            own: dist.new_group(list(own), timeout=PATIENCE, backend="gloo") if len(own) > 1 else None
+            for own in runs(self.world, count)
+        }
+
+        def gather(own: range, value: Any) -> list[Any]:
+            found = [value] * len(own)
+            if len(own) > 1:
+                dist.all_gather_object(found, value, group=groups[own])
+            return found
+
+        return team_of(self.rank, self.world, count, gather)
+
     def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """no_sync for DDP, deferred reduce-scatter for FSDP2."""
         if self.world == 1:
@@ -189,13 +216,13 @@ class AccelerateEngine(Engine):
             return contextlib.nullcontext()
         return contextlib.nullcontext() if last else module.no_sync()  # type: ignore[operator]
 
-    def state(self, module: nn.Module, everywhere: bool = False) -> dict[str, Tensor]:
-        """Gathers shards; every rank must call it. Rank 0 gets them, or all."""
+    def state(self, module: nn.Module, wanted: bool = False) -> dict[str, Tensor]:
+        """Gathers shards; every rank must call it."""
         out = {}
         for name, p in module.named_parameters():
             if p.requires_grad:
                 whole = p.full_tensor() if hasattr(p, "full_tensor") else p
-                if everywhere or self.is_main:
+                if wanted or self.is_main:
                     out[name.removeprefix("module.")] = whole.detach().cpu()
         return out
 

@@ -113,7 +113,7 @@ class ZeroEngine(AccelerateEngine):
         modules[0].step()
         return torch.as_tensor(float(modules[0].get_global_grad_norm()))
 
-    def state(self, module: nn.Module, everywhere: bool = False) -> dict[str, Tensor]:
+    def state(self, module: nn.Module, wanted: bool = False) -> dict[str, Tensor]:
         """Stages 1 and 2 keep whole weights on every process."""
         return (
             {
@@ -121,7 +121,7 @@ class ZeroEngine(AccelerateEngine):
                 for k, v in module.named_parameters()
                 if v.requires_grad
             }
-            if everywhere or self.is_main
+            if wanted or self.is_main
             else {}
         )
 
