@@ -54,6 +54,7 @@ OLDER := forward logprobs sampling slim models_made golden
 test-vllm: setup-vllm
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py -m vllm $(OWN_ENDS)
 	$(VLLM)/bin/python -m pytest tests/test_vllm_worker.py -m vllm $(OWN_ENDS)
+	$(VLLM)/bin/python -m pytest tests/test_vllm_divided.py -m vllm $(OWN_ENDS)
 	$(VLLM)/bin/python -m pytest tests/test_vllm_names.py -m vllm $(OWN_ENDS)
 	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm and not ray"
 

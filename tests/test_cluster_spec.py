@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
@@ -186,23 +185,6 @@ def test_more_gpus_than_there_are_are_refused(cluster, count, message):
         gpus(cluster, count)
     # Nobody knows another machine's before it answers.
     gpus(cluster, None)
-
-
-@pytest.mark.parametrize(
-    ("rollout", "sampler", "refused"),
-    [
-        ({"place": "apart", "engines": 3}, "vllm", True),
-        ({"place": "apart", "engines": 3}, "local", True),
-        ({"place": "apart", "engines": 4}, "vllm", False),
-        ({"place": "beside", "engines": 2, "gpus": 2}, "vllm", True),
-        ({"place": "beside"}, "local", False),
-        ({"place": "here"}, "vllm", False),
-    ],
-)
-def test_processes_that_would_have_to_share_an_engine_are_refused_before_work(rollout, sampler, refused):
-    ends = pytest.raises(UserError, match="(?s)fewer than the 4 processes of the learner.*at least 4 engines")
-    with ends if refused else contextlib.nullcontext():
-        gpus({"learner": {"processes": 4}, "rollout": rollout}, None, sampler)
 
 
 def test_each_reward_model_has_copies_of_its_own():
