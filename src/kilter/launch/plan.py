@@ -78,6 +78,7 @@ class Work:
         engine: whether the sampler takes whole weights, as vLLM does; others take what trains, in float32.
         share: of a GPU's memory that an engine beside the learner takes, whatever it holds.
         teacher: sizes of the teacher; None: the policy's.
+        opened: trained models that each GPU opens whole, before they are sharded.
     """
 
     size: Sizes
@@ -102,6 +103,7 @@ class Work:
     engine: bool = True
     share: float = 0
     teacher: Sizes | None = None
+    opened: int = 0
 
     def one(self, role: str) -> Sizes:
         """Sizes of one model of a role."""
@@ -322,6 +324,8 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
         teacher = work.one("teacher")
         learns["teacher's head"] = FROZEN * teacher.vocabulary * teacher.hidden
     found = {"learning": learns | {"activations": work.activations} | common}
+    if share > 1 and work.opened:
+        found["opening"] = {"whole weights, not yet sharded": work.opened * FROZEN * whole} | common
 
     # An engine that shares the GPU sleeps while the learner works, whose moments then wait in host memory.
     if work.samples:
@@ -340,9 +344,9 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
         if roles[name].place == "apart":
             found[name] = {"frozen models": held / work.frozen[name], "libraries": LIBRARIES}
     if spec.critic.place != "here" and "critic" in work.roles:
-        # Its processes divide the weights where those of the learner do.
+        # Its processes divide the weights where those of the learner do. Each opens all of them before that.
         parts = spec.critic.workers if share > 1 else 1
-        found["critic"] = {"weights, gradients, moments": state / parts} | {
+        found["critic"] = {"weights, gradients, moments": max(state / parts, FROZEN * whole)} | {
             "activations": work.activations,
             "libraries": LIBRARIES,
         }
@@ -352,9 +356,11 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
 def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
     """The role that a peak belongs to, and what makes it smaller that is not so already."""
     roles, rollout = spec.roles(), spec.rollout
+    trained = {"critic"} & work.roles if spec.critic.place == "here" else set()
+    near = sorted(trained | {name for name in work.frozen if roles[name].place != "apart"})
+    if peak == "opening":
+        return "learner", f"set place: apart for {' and '.join(near)}" if near else "use a smaller model"
     if peak == "learning":
-        trained = {"critic"} & work.roles if spec.critic.place == "here" else set()
-        near = sorted(trained | {name for name in work.frozen if roles[name].place != "apart"})
         ways = [
             "raise learner.processes" + (" with fsdp: true" if work.shard == 1 else ""),
             "" if work.adapter else "train an adapter",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from kilter.models.divergence import Teacher, token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
 from kilter.models.products import take_over
-from kilter.models.slim import slim
+from kilter.models.slim import slim, slimmed
 from kilter.runtime import keep_freed_memory
 
 keep_freed_memory()
@@ -70,7 +70,8 @@ class Scorer(nn.Module):
     [B].
     """
 
-    def __init__(self, model: Any, shared: bool = True) -> None:
+    def __init__(self, model: Any, shared: bool = True, known: Collection[str] | None = None) -> None:
+        """known: see slim."""
         super().__init__()
         self.model = model
         self.shared = shared
@@ -83,8 +84,13 @@ class Scorer(nn.Module):
         self.loaded_attention: str = self._base().config._attn_implementation
         if shared:
             self._base().set_attn_implementation(attention.NAME)
-        slim(self._base())
+        slim(self._base(), known)
         take_over(self._base())
+
+    @property
+    def slimmed(self) -> list[str]:
+        """Names of the layers that keep less for the backward than the model's own."""
+        return slimmed(self._base())
 
     def follow(self, way: Way) -> None:
         """Runs the model this way from now on."""

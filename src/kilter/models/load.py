@@ -168,6 +168,27 @@ def outline(folder: Path) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
 
 
+def empty_causal(folder: Path) -> Any:
+    """The modules of a policy in full weights, float32 and without numbers; see `fillable`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with readable(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted())
+
+
+def fillable(folder: Path) -> bool:
+    """Whether parameters and buffers are all that `empty_causal` lacks, so that another process can fill it."""
+    base, adapter = base_of(folder)
+    if (
+        adapter is not None
+        or any(base.glob("*.py"))
+        or read_json(base / "config.json").get("quantization_config")
+    ):
+        return False
+    return not any(torch.is_tensor(value) for m in outline(base).modules() for value in vars(m).values())
+
+
 def refuse_unfit(folder: Path, value: str, field: str = "model") -> None:
     """Raises UserError for a model that no setting can train, from its config.json alone.
 

@@ -7,7 +7,7 @@ oversight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from kilter.models import adapters, proof
 from kilter.models.config import AdapterSpec
 from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
-from kilter.models.load import as_stored, load_causal, load_reward, load_steps, outline
+from kilter.models.load import as_stored, empty_causal, load_causal, load_reward, load_steps, outline
 from kilter.models.noise import switch_off_dropout
 from kilter.models.positions import require_steady, steady_positions, windows
 from kilter.models.resolve import resolve
@@ -186,6 +186,25 @@ def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
     if not spec.trains:
         scorer.requires_grad_(False).eval()
     return Ready(model, encoder, spec.folder, device, amp, scorer, finding)
+
+
+def open_empty(spec: OpenSpec, encoder: Encoder, finding: proof.Finding, known: Collection[str]) -> Ready:
+    """A policy without numbers, which are to come from a process that has opened and proven it.
+
+    Args:
+        spec: as in `open_model`; its folder is `fillable`, and there is no adapter.
+        encoder: of the policy.
+        finding: of the other process. known: its scorer's `slimmed`.
+    """
+    model = empty_causal(spec.folder)
+    _limit_positions(spec, model.config.get_text_config(), encoder)
+    switch_off_dropout(model)
+    if spec.gradient_checkpointing:
+        checkpoint_activations(model)
+    scorer = Scorer(model, known=known)
+    scorer.follow(finding.way)
+    device = torch.device("meta")
+    return Ready(model, encoder, spec.folder, device, spec.dtype == "bfloat16", scorer, finding)
 
 
 def look(spec: OpenSpec, model: Any) -> tuple[Path, proof.Finding | proof.Seen]:

@@ -80,17 +80,36 @@ def _reference(needs: Needs | Brief) -> bool:
     return "ref_logps" in needs.annotations or needs.opponent is not None
 
 
+def opened_once(spec: TrainSpec, needs: Needs | Brief, divided: bool) -> bool:
+    """Whether a policy that will be sharded need be whole nowhere but on the rank that opens it.
+
+    A copy that answers beside its shards has to be whole, and so has a reference that is the policy before it
+    learns.
+
+    Args:
+        spec: the stage.
+        needs: of its method.
+        divided: whether workers answer in its place.
+    """
+    whole = not divided if spec.prompts is not None else "ref_logps" in needs.annotations
+    return spec.adapter is None and "reward" not in needs.models and not needs.teacher and not whole
+
+
+def _divided(spec: TrainSpec) -> bool:
+    """Whether the policy is sharded, and workers answer in its place."""
+    assert spec.cluster is not None
+    rollout, workers = spec.cluster.rollout.place, spec.cluster.learner.workers
+    sampled = rollout == "apart" or (rollout == "beside" and spec.sampler.name in ENGINES)
+    return spec.fsdp is not None and workers > 1 and sampled
+
+
 def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
     """Models that do not train, of each role that the method has. An adapter that is off is a reference."""
     found = {}
     # Offline its log-probs are computed beforehand. Shards of the base, of which no process has a whole copy
     # to sample from, answer for no reference either.
     if _reference(needs) and spec.prompts is not None:
-        assert spec.cluster is not None
-        rollout, workers = spec.cluster.rollout.place, spec.cluster.learner.workers
-        sampled = rollout == "apart" or (rollout == "beside" and spec.sampler.name in ENGINES)
-        divided = spec.fsdp is not None and workers > 1 and sampled
-        found["reference"] = int(spec.adapter is None or spec.reference is not None or divided)
+        found["reference"] = int(spec.adapter is None or spec.reference is not None or _divided(spec))
     if needs.teacher:
         found["teacher"] = 1
     if spec.feedback is not None and (count := len(model_references(spec.feedback))):
@@ -181,4 +200,5 @@ def work(
         spec.sampler.name in ENGINES,
         spec.sampler.memory or BESIDE,
         teacher,
+        trained - opened_once(spec, needs, _divided(spec)),
     )

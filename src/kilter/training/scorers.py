@@ -6,30 +6,38 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from kilter import errors
 from kilter import feedback as feedbacks
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
-from kilter.errors import UserError
+from kilter.errors import KilterError, UserError
 from kilter.hashes import cache_root
 from kilter.models import proof
 from kilter.models.critic import ActorCritic
 from kilter.models.divergence import Teacher
 from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
+from kilter.models.load import fillable, outline
 from kilter.models.microbatch import split
 from kilter.models.reference import ReferenceCache
+from kilter.models.resolve import base_of
 from kilter.models.tokenizer import load_tokenizer
 from kilter.progress import SILENT, Display, Progress
-from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.roles.open import OpenSpec, Ready, open_empty, open_encoder, open_model
 from kilter.training.apart.critic import CriticWorker, PooledCritic
 from kilter.training.apart.reference import PooledReference
 from kilter.training.config import TrainSpec
 from kilter.training.job import Job
+from kilter.training.placing import opened_once
 from kilter.types import Encoded
+
+ROOM = 0.7
+"""Share of a GPU's free memory that a model may take to be proven there; activations take theirs."""
 
 LOOKED_UP = 64
 """Groups whose reference log-probs are computed between two lines of progress."""
@@ -58,15 +66,52 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     # A reward model may begin from a policy: its head is new.
     if "reward" in needs.models:
         opening = replace(opening, head="fresh_reward")
-    ready = open_model(opening, encoder)
+    thin = _thin(job)
+    ready = _opened_once(job, opening, encoder) if thin else open_model(opening, encoder)
     policy = ready.scorer
     if ready.finding is not None:
         job.say(proof.describe(ready.finding))
     if needs.teacher:
         policy.teach(_teacher(job, encoder, policy), needs.settings["divergence"])
-    if "critic" not in needs.models or job.apart("critic") is not None:
-        return policy
-    return ActorCritic(policy, open_model(_critic(job, encoder), encoder).scorer)
+    scorer: Scorer | ActorCritic = policy
+    if "critic" in needs.models and job.apart("critic") is None:
+        scorer = ActorCritic(policy, open_model(_critic(job, encoder), encoder).scorer)
+    if thin:
+        job.engine.divide(scorer)
+    return scorer
+
+
+def _thin(job: Job) -> bool:
+    """Whether the policy is divided while it is opened."""
+    return (
+        job.engine.divides and opened_once(job.spec, job.objective.needs, job.divided) and fillable(job.start)
+    )
+
+
+def _opened_once(job: Job, opening: OpenSpec, encoder: Encoder) -> Ready:
+    """The policy: with its numbers on the first rank, which proves it, and without them on the others."""
+    ready: Ready | None = None
+    told: tuple[Any, ...] = (None, (), "", ())
+    if job.engine.is_main:
+        try:
+            ready = open_model(replace(opening, device=_roomy(job)), encoder)
+            told = ready.finding, ready.scorer.slimmed, "", ()
+        except KilterError as error:
+            told = None, (), type(error).__name__, error.arguments
+    # What the first rank cannot open, none can.
+    finding, slimmed, kind, arguments = job.engine.gather(told)[0]
+    if (failed := errors.made_again(kind, arguments)) is not None:
+        raise failed
+    return ready or open_empty(opening, encoder, finding, slimmed)
+
+
+def _roomy(job: Job) -> torch.device:
+    """Where a whole policy is proven: on the first rank's own device, or on the CPU if it is too large."""
+    device = job.engine.device
+    if device.type != "cuda":
+        return device
+    wanted = 4 * sum(p.numel() for p in outline(base_of(job.start)[0]).parameters())
+    return device if wanted < ROOM * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
 
 
 def critic_apart(job: Job, encoder: Encoder) -> PooledCritic | None:

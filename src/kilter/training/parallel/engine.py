@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from kilter.errors import UserError
 from kilter.roles.open import choose_device
-from kilter.training.parallel.fsdp import Sharding, divide
+from kilter.training.parallel.fsdp import Sharding, divide, fill
 from kilter.training.parallel.shards import read_shards, write_shards
 from kilter.training.parallel.teams import Team, runs, team_of
 
@@ -37,6 +38,8 @@ class Engine:
     world: int = 1
     loss_scale: float = 1.0
     sharded: bool = False
+    divides: bool = False
+    """Whether `divide` shards weights, so that no rank need have all of them."""
 
     def __init__(self) -> None:
         self.device = choose_device()
@@ -49,6 +52,9 @@ class Engine:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on its device, wrapped as this engine shards it."""
         return module.to(self.device)
+
+    def divide(self, module: nn.Module) -> None:
+        """Shards a module of which the first rank has the numbers, in place; where `divides` says so."""
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all ranks."""
@@ -148,11 +154,14 @@ class AccelerateEngine(Engine):
         self.rank, self.world = self._state.process_index, self._state.num_processes
         self.loss_scale = float(self.world)
         self.fsdp = fsdp
-        self.sharded = fsdp is not None and self.world > 1
+        self.sharded = self.divides = fsdp is not None and self.world > 1
         atexit.register(_leave_group)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP wraps; FSDP2 shards each decoder layer and the rest in place."""
+        # What is divided is where it belongs.
+        if isinstance(module, FSDPModule):
+            return module
         module.to(self.device)
         if self.world == 1:
             return module
@@ -164,6 +173,15 @@ class AccelerateEngine(Engine):
             )
         divide(module, self.fsdp, self.device.type, self.world)
         return module
+
+    def divide(self, module: nn.Module) -> None:
+        """By FSDP2, layer by layer."""
+        assert self.fsdp is not None, "nothing is divided without fsdp"
+        # Names of what was there before: FSDP2 puts shards in its place.
+        whole = module.state_dict() if self.is_main else {}
+        buffers = self.gather({n: b.cpu() for n, b in module.named_buffers()} if self.is_main else {})[0]
+        divide(module, self.fsdp, self.device.type, self.world)
+        fill(module, whole, buffers)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all ranks, by one all-reduce."""

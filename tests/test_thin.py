@@ -1,0 +1,136 @@
+"""A policy that is divided while it is opened: one rank reads it, and every number is that of ranks that all do."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import make_model, pair_rows
+from kilter.cluster.inline import InlineBackend
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import UserError
+from kilter.models import load as loads
+from kilter.models.load import empty_causal, fillable, load_causal
+from kilter.training import scorers
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+from processes import ranks
+from test_ranks import PROMPTS, online
+
+SFT = {"method": "sft", "learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0, "max_steps": 3}
+APART = {"learner": {"processes": 2}, "rollout": {"place": "apart"}}
+WATCHED = {"stop": False, "allow_truncation": True, "pin": False}
+
+
+class Read:
+    """Counts on every rank what is opened whole."""
+
+    def __init__(self, patch):
+        self.whole, self.found = 0, scorers.open_model
+        patch.setattr(scorers, "open_model", self)
+
+    def __call__(self, *arguments):
+        self.whole += 1
+        return self.found(*arguments)
+
+
+def trained(start, out, spec, data, thin):
+    with pytest.MonkeyPatch.context() as patch:
+        if not thin:
+            patch.setattr(scorers, "_thin", lambda job: False)
+        read = Read(patch)
+        Trainer(spec, start, data, [], out, name="run", connect=lambda _: InlineBackend()).run()
+    (out / f"read-{os.environ['RANK']}.json").write_text(json.dumps(read.whole))
+
+
+def in_two(folder):
+    """On fixed data, tied and not; on answers of workers apart, which one rank asks for both, with and without a critic."""
+    rows = load(DataSpec(path=str(folder / "pairs.jsonl"), heldout=0.0), "pairs").train
+    for thin in (False, True):
+        for name in ("tied", "untied", "checkpointed"):
+            start = folder / name.replace("checkpointed", "tied")
+            spec = TrainSpec.model_validate(
+                SFT | {"fsdp": True, "gradient_checkpointing": name == "checkpointed"}
+            )
+            trained(start, folder / f"{name}-{thin}", spec, rows, thin)
+        for name in ("grpo", "ppo"):
+            spec = online(
+                name,
+                {"regex": "[a-m]"},
+                batch_size=2,
+                max_steps=2,
+                fsdp=True,
+                cluster=APART,
+                monitors=WATCHED,
+            )
+            trained(folder / "tied", folder / f"{name}-{thin}", spec, PROMPTS, thin)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("thin")
+    make_model(made / "tied")
+    make_model(made / "untied", tie_word_embeddings=False)
+    (made / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
+    ranks(2, in_two, made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("tied", 0), ("untied", 0), ("checkpointed", 0), ("grpo", 0), ("ppo", 2)]
+)
+def test_a_policy_that_one_rank_opens_learns_bit_for_bit_as_one_that_all_open(folder, name, own):
+    """own: models beside it, a critic and a reference, that each rank opens whole."""
+    kept = "loss", "grad_norm", "reward"
+    metrics, weights = [], []
+    for thin in (False, True):
+        out = folder / f"{name}-{thin}"
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        metrics.append([{k: v for k, v in r.items() if k in kept} for r in rows])
+        weights.append(load_file(out / "model" / "model.safetensors"))
+    assert metrics[0] == metrics[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(w, weights[1][n]) for n, w in weights[0].items())
+    read = lambda thin, rank: json.loads((folder / f"{name}-{thin}" / f"read-{rank}.json").read_text())
+    assert [read(False, 0), read(False, 1)] == [1 + own, 1 + own]
+    assert [read(True, 0), read(True, 1)] == [1 + own, own]
+
+
+def test_what_the_first_rank_cannot_open_every_rank_refuses(tmp_path):
+    make_model(tmp_path / "model", tie_word_embeddings=False)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file(
+        {n: w for n, w in weights.items() if "norm" not in n or "layers" in n},
+        tmp_path / "model" / "model.safetensors",
+    )
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
+    ranks(2, cannot, tmp_path)
+
+
+def cannot(folder):
+    rows = load(DataSpec(path=str(folder / "pairs.jsonl"), heldout=0.0), "pairs").train
+    with pytest.raises(UserError, match="lacks 1 weights"):
+        trained(folder / "model", folder / "out", TrainSpec.model_validate(SFT | {"fsdp": True}), rows, True)
+
+
+def test_modules_without_numbers_are_those_of_the_model(tiny):
+    whole, empty = load_causal(tiny), empty_causal(tiny)
+    assert fillable(tiny)
+    shape = lambda model: {n: (p.shape, p.dtype, p.requires_grad) for n, p in model.named_parameters()}
+    assert shape(whole) == shape(empty)
+    assert all(p.is_meta for p in empty.parameters())
+    assert [n for n, _ in whole.named_buffers()] == [n for n, _ in empty.named_buffers()]
+
+
+def test_what_keeps_numbers_elsewhere_is_opened_by_every_rank(tiny, tmp_path, monkeypatch):
+    """A tensor that is neither parameter nor buffer would stay without numbers."""
+    found = loads.outline(tiny)
+    odd = type("Odd", (), {"modules": lambda self: [*found.modules(), holder]})()
+    holder = torch.nn.Module()
+    holder.table = torch.zeros(2)
+    monkeypatch.setattr(loads, "outline", lambda folder: odd)
+    assert not fillable(tiny)
