@@ -123,6 +123,32 @@ def test_the_70b_recipe_is_the_papers_column():
     assert "no batch runs ahead: the engines share the learner's GPUs." in " ".join(said.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "opened", "ends"),
+    [
+        # One rank opens it for all, and holds it in host memory.
+        ([], 0, 0),
+        # Fresh adapters are every rank's, over a base that each opens.
+        (["stages.grpo.train.adapter={r: 16}"], 1, 2),
+        # A critic is opened whole by each rank, when the policy has been put by.
+        (["stages.grpo.train.method=ppo"], 1, 2),
+        (["stages.grpo.train.method=ppo", "stages.grpo.train.adapter={r: 16}"], 1, 2),
+        # A copy that answers here needs the whole policy, and a critic is opened beside it.
+        (
+            ["stages.grpo.train.cluster.rollout={place: here}", "stages.grpo.train.sampler={name: local}"],
+            1,
+            2,
+        ),
+    ],
+)
+def test_a_policy_must_have_room_before_it_is_sharded(words, opened, ends):
+    sets = [part for word in words for part in ("--set", word)]
+    said, _ = kilter("recipes/cluster-70b.yaml", *sets, "--gpus", "256", "--json", code=ends)
+    memory = json.JSONDecoder().raw_decode(said)[0]["grpo"]["memory"]
+    whole = memory.get("opening", {}).get("whole weights, not yet sharded", 0)
+    assert whole == pytest.approx(opened * 4 * 70.55e9, rel=0.01)
+
+
 def test_sharded_weights_that_answer_here_take_a_copy_on_every_gpu():
     """In float32, at both peaks; whole weights answer themselves, and engines have their own."""
     here = ["--set", "stages.grpo.train.cluster.rollout={place: here}"]

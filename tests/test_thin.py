@@ -23,6 +23,7 @@ from test_ranks import PROMPTS, online
 
 SFT = {"method": "sft", "learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0, "max_steps": 3}
 APART = {"learner": {"processes": 2}, "rollout": {"place": "apart"}}
+FRESH = {"grpo": {}, "ppo": {}, "ppo-adapter": {"adapter": {"r": 2}}}
 WATCHED = {"stop": False, "allow_truncation": True, "pin": False}
 
 
@@ -41,7 +42,7 @@ class Read:
 def trained(start, out, spec, data, thin):
     with pytest.MonkeyPatch.context() as patch:
         if not thin:
-            patch.setattr(scorers, "_thin", lambda job: False)
+            patch.setattr(scorers, "rests", lambda *_: False)
         read = Read(patch)
         Trainer(spec, start, data, [], out, name="run", connect=lambda _: InlineBackend()).run()
     (out / f"read-{os.environ['RANK']}.json").write_text(json.dumps(read.whole))
@@ -57,16 +58,11 @@ def in_two(folder):
                 SFT | {"fsdp": True, "gradient_checkpointing": name == "checkpointed"}
             )
             trained(start, folder / f"{name}-{thin}", spec, rows, thin)
-        for name in ("grpo", "ppo"):
-            spec = online(
-                name,
-                {"regex": "[a-m]"},
-                batch_size=2,
-                max_steps=2,
-                fsdp=True,
-                cluster=APART,
-                monitors=WATCHED,
-            )
+        spec = TrainSpec.model_validate(SFT | {"fsdp": True, "method": "bradley_terry"})
+        trained(folder / "tied", folder / f"bradley_terry-{thin}", spec, rows, thin)
+        for name, changes in FRESH.items():
+            usual = {"batch_size": 2, "max_steps": 2, "fsdp": True, "cluster": APART, "monitors": WATCHED}
+            spec = online(name.removesuffix("-adapter"), {"regex": "[a-m]"}, **usual, **changes)
             trained(folder / "tied", folder / f"{name}-{thin}", spec, PROMPTS, thin)
 
 
@@ -81,23 +77,32 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [("tied", 0), ("untied", 0), ("checkpointed", 0), ("grpo", 0), ("ppo", 2)]
+    ("name", "own", "once"),
+    [
+        ("tied", 0, True),
+        ("untied", 0, True),
+        ("checkpointed", 0, True),
+        ("bradley_terry", 0, False),
+        ("grpo", 0, True),
+        ("ppo", 2, True),
+        ("ppo-adapter", 2, False),
+    ],
 )
-def test_a_policy_that_one_rank_opens_learns_bit_for_bit_as_one_that_all_open(folder, name, own):
-    """own: models beside it, a critic and a reference, that each rank opens whole."""
+def test_a_policy_that_is_divided_while_it_is_opened_learns_bit_for_bit_as_others(folder, name, own, once):
+    """own: models beside it, a critic and a reference, that each rank opens whole. once: the first rank alone opens it."""
     kept = "loss", "grad_norm", "reward"
     metrics, weights = [], []
     for thin in (False, True):
         out = folder / f"{name}-{thin}"
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         metrics.append([{k: v for k, v in r.items() if k in kept} for r in rows])
-        weights.append(load_file(out / "model" / "model.safetensors"))
+        weights.append(load_file(next((out / "model").glob("*model.safetensors"))))
     assert metrics[0] == metrics[1]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(w, weights[1][n]) for n, w in weights[0].items())
     read = lambda thin, rank: json.loads((folder / f"{name}-{thin}" / f"read-{rank}.json").read_text())
     assert [read(False, 0), read(False, 1)] == [1 + own, 1 + own]
-    assert [read(True, 0), read(True, 1)] == [1 + own, own]
+    assert [read(True, 0), read(True, 1)] == [1 + own, own + (not once)]
 
 
 def test_what_the_first_rank_cannot_open_every_rank_refuses(tmp_path):

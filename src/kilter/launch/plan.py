@@ -78,7 +78,8 @@ class Work:
         engine: whether the sampler takes whole weights, as vLLM does; others take what trains, in float32.
         share: of a GPU's memory that an engine beside the learner takes, whatever it holds.
         teacher: sizes of the teacher; None: the policy's.
-        opened: trained models that each GPU opens whole, before they are sharded.
+        opened: trained models that a GPU holds whole at once, before they are sharded.
+        rests: whether they are sharded before any other model is opened.
     """
 
     size: Sizes
@@ -104,6 +105,7 @@ class Work:
     share: float = 0
     teacher: Sizes | None = None
     opened: int = 0
+    rests: bool = False
 
     def one(self, role: str) -> Sizes:
         """Sizes of one model of a role."""
@@ -325,7 +327,8 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
         learns["teacher's head"] = FROZEN * teacher.vocabulary * teacher.hidden
     found = {"learning": learns | {"activations": work.activations} | common}
     if share > 1 and work.opened:
-        found["opening"] = {"whole weights, not yet sharded": work.opened * FROZEN * whole} | common
+        near = {"libraries": LIBRARIES} if work.rests else common
+        found["opening"] = {"whole weights, not yet sharded": work.opened * FROZEN * whole} | near
 
     # An engine that shares the GPU sleeps while the learner works, whose moments then wait in host memory.
     if work.samples:
@@ -359,7 +362,8 @@ def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
     trained = {"critic"} & work.roles if spec.critic.place == "here" else set()
     near = sorted(trained | {name for name in work.frozen if roles[name].place != "apart"})
     if peak == "opening":
-        return "learner", f"set place: apart for {' and '.join(near)}" if near else "use a smaller model"
+        ways = ["train all weights" if work.adapter else "", "use a smaller model"]
+        return "learner", any_of([f"set place: apart for {' and '.join(near)}" if near else "", *ways])
     if peak == "learning":
         ways = [
             "raise learner.processes" + (" with fsdp: true" if work.shard == 1 else ""),

@@ -178,7 +178,7 @@ def empty_causal(folder: Path) -> Any:
 
 
 def fillable(folder: Path) -> bool:
-    """Whether parameters and buffers are all that `empty_causal` lacks, so that another process can fill it."""
+    """Whether `empty_causal` lacks only parameters and buffers, so that another process can fill it."""
     base, adapter = base_of(folder)
     if (
         adapter is not None

@@ -80,11 +80,11 @@ def _reference(needs: Needs | Brief) -> bool:
     return "ref_logps" in needs.annotations or needs.opponent is not None
 
 
-def opened_once(spec: TrainSpec, needs: Needs | Brief, divided: bool) -> bool:
-    """Whether a policy that will be sharded need be whole nowhere but on the rank that opens it.
+def rests(spec: TrainSpec, needs: Needs | Brief, divided: bool) -> bool:
+    """Whether a policy that will be sharded need be whole on no GPU between its opening and that.
 
     A copy that answers beside its shards has to be whole, and so has a reference that is the policy before it
-    learns.
+    learns. A teacher stays beside its student.
 
     Args:
         spec: the stage.
@@ -92,7 +92,20 @@ def opened_once(spec: TrainSpec, needs: Needs | Brief, divided: bool) -> bool:
         divided: whether workers answer in its place.
     """
     whole = not divided if spec.prompts is not None else "ref_logps" in needs.annotations
-    return spec.adapter is None and "reward" not in needs.models and not needs.teacher and not whole
+    return not needs.teacher and not whole
+
+
+def opened_once(spec: TrainSpec, needs: Needs | Brief, divided: bool) -> bool:
+    """Whether such a policy need be whole on one rank alone, which opens it. Fresh parts are every rank's."""
+    return rests(spec, needs, divided) and spec.adapter is None and "reward" not in needs.models
+
+
+def _opened(spec: TrainSpec, needs: Needs | Brief, trained: int) -> int:
+    """Trained models that a GPU holds whole at once. Those that rest are there in turn."""
+    divided = _divided(spec)
+    if not rests(spec, needs, divided):
+        return trained
+    return min(1, trained - opened_once(spec, needs, divided))
 
 
 def _divided(spec: TrainSpec) -> bool:
@@ -174,9 +187,8 @@ def work(
     taught = passes * (1.0 if teacher is None else teacher.parameters / size.parameters)
     own, whole = _forwards(spec, needs, trained == 2, frozen, taught)
     adapter = 0 if spec.adapter is None else size.adapter(spec.adapter.r)
-    kept = size.activations(
-        spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
-    )
+    adapted = spec.adapter is not None
+    kept = size.activations(spec.tokens_per_microbatch, half, spec.gradient_checkpointing, adapted)
     return Work(
         size,
         frozenset(roles),
@@ -200,5 +212,6 @@ def work(
         spec.sampler.name in ENGINES,
         spec.sampler.memory or BESIDE,
         teacher,
-        trained - opened_once(spec, needs, _divided(spec)),
+        _opened(spec, needs, trained),
+        rests(spec, needs, _divided(spec)),
     )

@@ -33,7 +33,7 @@ from kilter.training.apart.critic import CriticWorker, PooledCritic
 from kilter.training.apart.reference import PooledReference
 from kilter.training.config import TrainSpec
 from kilter.training.job import Job
-from kilter.training.placing import opened_once
+from kilter.training.placing import opened_once, rests
 from kilter.types import Encoded
 
 ROOM = 0.7
@@ -66,26 +66,29 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     # A reward model may begin from a policy: its head is new.
     if "reward" in needs.models:
         opening = replace(opening, head="fresh_reward")
-    thin = _thin(job)
+    resting = job.engine.divides and rests(job.spec, needs, job.divided)
+    thin = resting and opened_once(job.spec, needs, job.divided) and fillable(job.start)
     ready = _opened_once(job, opening, encoder) if thin else open_model(opening, encoder)
     policy = ready.scorer
     if ready.finding is not None:
         job.say(proof.describe(ready.finding))
     if needs.teacher:
         policy.teach(_teacher(job, encoder, policy), needs.settings["divergence"])
+    if resting:
+        _put_by(policy)
     scorer: Scorer | ActorCritic = policy
     if "critic" in needs.models and job.apart("critic") is None:
         scorer = ActorCritic(policy, open_model(_critic(job, encoder), encoder).scorer)
-    if thin:
+    if resting:
+        # A layer comes to the GPU when it is divided.
         job.engine.divide(scorer)
     return scorer
 
 
-def _thin(job: Job) -> bool:
-    """Whether the policy is divided while it is opened."""
-    return (
-        job.engine.divides and opened_once(job.spec, job.objective.needs, job.divided) and fillable(job.start)
-    )
+def _put_by(policy: Scorer) -> None:
+    """Leaves the GPU to the next model; what has no numbers takes no place."""
+    if not next(policy.parameters()).is_meta:
+        policy.to("cpu")
 
 
 def _opened_once(job: Job, opening: OpenSpec, encoder: Encoder) -> Ready:

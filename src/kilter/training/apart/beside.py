@@ -2,8 +2,8 @@
 
 A batch takes these steps. The learner's moments move to the CPU. The engine takes memory for its weights,
 gets the present ones, takes memory for its cache, answers, and gives all of it back. The moments return. An
-engine that sleeps has dropped its weights. One that several GPUs share wakes when all their learners have made
-room, and they return when it sleeps.
+engine that sleeps has dropped its weights. One that several GPUs share wakes when all their learners have
+made room, and they return when it sleeps.
 """
 
 from __future__ import annotations

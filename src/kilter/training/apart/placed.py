@@ -131,7 +131,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
 
     @cached_property
     def team(self) -> Team:
-        """The ranks that share engines with this one. Of fewer ranks than engines each has some of its own."""
+        """The ranks that share engines with this one. Of few ranks each has some engines of its own."""
         return self._teams(self.spec.rollout.workers)
 
     @property

@@ -28,7 +28,7 @@ from kilter.training.parallel.teams import Team, runs, team_of
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long a team waits for its first rank, whose workers write long answers. Stalls are watched elsewhere."""
+"""How long a team waits for its first rank. Long answers take their time, and others watch for stalls."""
 
 
 class Engine:
