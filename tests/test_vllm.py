@@ -123,6 +123,23 @@ def test_a_prefix_is_gone_on_from_and_a_prompt_that_does_not_fit_ends_no_other(p
     assert sum(choice.probabilities) == pytest.approx(1)
 
 
+def test_samples_that_are_not_skipped_are_those_of_the_whole(parts):
+    from kilter.sampling.collect import answers, collect, requests
+    from kilter.types import Prompt, SamplingParams
+
+    prompts, params = (
+        [Prompt(text="Once upon"), Prompt(text="Hello")],
+        SamplingParams(max_new_tokens=8, seed=3),
+    )
+    whole = answers(parts[2], prompts, 5, params)
+    found = collect(parts[2], requests(prompts, 5, params, skip=[(0, 2), (0, 1, 2, 3)])).completions
+    want = [
+        [None if i in skip else c.token_ids for i, c in enumerate(row)]
+        for row, skip in zip(whole, [(0, 2), (0, 1, 2, 3)])
+    ]
+    assert [[c and c.token_ids for c in row] for row in found] == want
+
+
 def test_merged_weights_of_an_adapter(model):
     """What vLLM gets is base plus adapter; the trained model keeps both apart, bit for bit."""
     from kilter.models import adapters

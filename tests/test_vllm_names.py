@@ -84,7 +84,7 @@ def test_words_and_fields_are_there():
 
     settings = engine_settings(Path("m"), "float32", SamplerKind(name="vllm")) | own_transfer("ipc", True)
     assert set(settings) | {"tensor_parallel_size", "gpu_memory_utilization"} <= fields(AsyncEngineArgs)
-    item = Item(Request("a", Prompt(text="Hi"), 2, Ours(max_new_tokens=4)), (1, 2), 0)
+    item = Item(Request("a", Prompt(text="Hi"), 2, Ours(max_new_tokens=4)), (1, 2), 0, (0, 1))
     SamplingParams(**parameters(item, [0]), seed=1, output_kind=RequestOutputKind.DELTA)
     assert {"keep", "wait"} <= set(get_args(PauseMode))
     assert {"index", "token_ids", "logprobs", "finish_reason", "weight_versions"} <= fields(CompletionOutput)

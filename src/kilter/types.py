@@ -239,6 +239,10 @@ class Request:
     id: distinct within a call. prefix_ids: tokens that every completion begins with, after the prompt: a
     search goes on from them, and so do the rollouts that label the steps of a process reward model.
     prompt_ids: the prompt's tokens, where an earlier answer brought them along; else the sampler makes them.
+
+    skip: numbers of the samples that an earlier run has made. All `k` still count, so that every other sample
+    is the one that it would have been. A sampler whose facts do not say `skips` may make them anew: nobody
+    sees them then.
     """
 
     id: str
@@ -247,6 +251,12 @@ class Request:
     params: SamplingParams = SamplingParams()
     prefix_ids: tuple[int, ...] = ()
     prompt_ids: tuple[int, ...] = ()
+    skip: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Numbers of the samples that are to be made."""
+        return tuple(i for i in range(self.k) if i not in self.skip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +295,8 @@ class SamplerFacts:
     None for a model that never changes. images: whether prompts may hold them. context: tokens of prompt plus
     completion; None is unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
     begins: whether it has `begin` and `finish`. needs: metadata of a prompt without which it has no answer.
+    skips: whether it leaves out the samples that a request skips; if not, it is given no request that skips
+    them all.
     """
 
     exact: bool = False
@@ -295,6 +307,7 @@ class SamplerFacts:
     chooses: bool = False
     begins: bool = False
     needs: tuple[str, ...] = ()
+    skips: bool = False
 
 
 @dataclass(frozen=True, slots=True)

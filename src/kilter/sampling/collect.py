@@ -45,11 +45,14 @@ class Collected:
 
     def problems_by_request(self) -> list[list[str]]:
         """[request][sample], empty where there is none."""
-        return [[_problem(s) for s in row] for row in self.samples]
+        return [
+            ["" if i in request.skip else _problem(s) for i, s in enumerate(row)]
+            for request, row in zip(self.requests, self.samples, strict=True)
+        ]
 
     def summary(self) -> str:
         """How many failed and why, for a person; empty where none did."""
-        total = sum(len(row) for row in self.samples)
+        total = sum(len(r.wanted) for r in self.requests)
         return f"{len(self.problems)} of {total} answers failed: {self.problems[0]}" if self.problems else ""
 
 
@@ -58,6 +61,7 @@ def requests(
     k: int,
     params: SamplingParams | Sequence[SamplingParams],
     ids: Sequence[tuple[int, ...]] = (),
+    skip: Sequence[tuple[int, ...]] = (),
 ) -> list[Request]:
     """One request per prompt, numbered.
 
@@ -65,13 +69,14 @@ def requests(
         k: completions of each.
         params: for all, or one per prompt.
         ids: tokens of the prompts, where an earlier call has brought them (`Collected.prompt_ids`).
+        skip: per prompt, numbers of the samples that an earlier run has made.
     """
     # Numbers rather than the prompts' own ids: two rows of a data set may share one.
     own = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-    known = ids or [()] * len(prompts)
+    none: list[tuple[int, ...]] = [()] * len(prompts)
     return [
-        Request(str(n), p, k, o, prompt_ids=i)
-        for n, (p, o, i) in enumerate(zip(prompts, own, known, strict=True))
+        Request(str(n), p, k, o, prompt_ids=i, skip=s)
+        for n, (p, o, i, s) in enumerate(zip(prompts, own, ids or none, skip or none, strict=True))
     ]
 
 
@@ -93,8 +98,13 @@ class Underway:
 
 def begin(sampler: Sampler, wanted: Sequence[Request]) -> Underway:
     """Sends the requests off, where the sampler can answer while its caller goes on."""
-    begun = cast(Begins, sampler).begin(wanted) if sampler.facts.begins else None
+    begun = cast(Begins, sampler).begin(_told(sampler, wanted)) if sampler.facts.begins else None
     return Underway(sampler, wanted, begun)
+
+
+def _told(sampler: Sampler, wanted: Sequence[Request]) -> Sequence[Request]:
+    """The requests that a sampler is given. Some want nothing, and tell only what others count on."""
+    return wanted if sampler.facts.skips else [r for r in wanted if r.wanted]
 
 
 def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NOBODY) -> Collected:
@@ -103,11 +113,17 @@ def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NO
 
 
 Arrived = Callable[[int, list[Completion]], None]
-"""Takes the completions of a request by its number, once all of them have ended."""
+"""Takes the completions of a request by its number, once all that it wants have ended."""
+
+Came = Callable[[int, Sample], None]
+"""Takes each sample as it ends, with the number of its request."""
 
 
 def finish(
-    underway: Underway, listener: Listener = NOBODY, arrived: Arrived = lambda number, made: None
+    underway: Underway,
+    listener: Listener = NOBODY,
+    arrived: Arrived = lambda number, made: None,
+    came: Came = lambda number, sample: None,
 ) -> Collected:
     """Waits for the end of what was begun. The ids of its requests must be distinct."""
     wanted, sampler = underway.requests, underway.sampler
@@ -116,16 +132,17 @@ def finish(
     assert len(rows) == len(wanted), "two requests share an id"
     found = Collected(wanted, [rows[r.id] for r in wanted])
     samples = (
-        sampler.run(wanted, listener)
+        sampler.run(_told(sampler, wanted), listener)
         if underway.begun is None
         else cast(Begins, sampler).finish(underway.begun, listener)
     )
-    place = {r.id: n for n, r in enumerate(wanted)}
+    place, left = {r.id: n for n, r in enumerate(wanted)}, {r.id: r.wanted for r in wanted}
     for sample in as_asked(samples, sampler, wanted):
         row = rows[sample.request.id]
         row[sample.index] = sample
         found.usage += sample.usage
-        if all(s is not None for s in row):
+        came(place[sample.request.id], sample)
+        if all(row[i] is not None for i in left[sample.request.id]):
             arrived(place[sample.request.id], [s.completion for s in row if s and s.completion is not None])
     return found
 
@@ -133,10 +150,13 @@ def finish(
 def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Request]) -> Iterator[Sample]:
     """Samples as they come. A sampler of the user's own may give others than those that it was asked for.
 
+    It may know nothing of samples that are skipped, and make them too: they are left out here.
+
     Raises:
         RunFailed: nobody asked for a sample, or it came before; what came first may be on disk already.
     """
     sizes, came = {r.id: r.k for r in wanted}, set[tuple[str, int]]()
+    skipped = {(r.id, i) for r in wanted for i in r.skip}
     for sample in samples:
         named, index = sample.request.id, sample.index
         wrong = ""
@@ -150,7 +170,8 @@ def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Reque
             problem = f"The sampler {type(sampler).__name__} is wrong: {wrong}."
             raise RunFailed(problem, "make it yield each sample of its requests once, from index 0 on")
         came.add((named, index))
-        yield sample
+        if (named, index) not in skipped:
+            yield sample
 
 
 def answers(

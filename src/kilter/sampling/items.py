@@ -21,11 +21,13 @@ class Item:
         request: what was asked.
         ids: of the prompt, then of the prefix.
         first: samples of the same ids before its own.
+        numbers: of the samples that are made, among its own.
     """
 
     request: Request
     ids: tuple[int, ...]
-    first: int = 0
+    first: int
+    numbers: tuple[int, ...]
 
 
 def admitted(
@@ -46,10 +48,12 @@ def admitted(
         except UserError as error:
             # This prompt cannot be answered; the others can.
             problem = f"{error.field} = {error.value}: {error.problem}"
-            failed += [Sample(request, i, None, problem) for i in range(request.k)]
+            failed += [Sample(request, i, None, problem) for i in request.wanted]
             continue
         # Ids that stand there twice go on counting their samples, or both would draw the same numbers.
-        items.append(Item(request, ids, before[ids]))
+        if request.wanted:
+            items.append(Item(request, ids, before[ids], request.wanted))
+        # Those that are skipped count too: the others are then the same in a run that goes on.
         before[ids] += request.k
     return items, failed
 

@@ -66,7 +66,7 @@ class LocalSampler:
         """The learner's own weights, read in place."""
         # Models with relative positions alone declare no limit.
         context = positions(_config(self.scorer))
-        return SamplerFacts(True, self.version, context=context, continues=True, chooses=True)
+        return SamplerFacts(True, self.version, context=context, continues=True, chooses=True, skips=True)
 
     def sync(self, weights: Weights) -> int:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
@@ -172,7 +172,7 @@ class LocalSampler:
         # Longest prompts first: late-comers then fit the slots that the first ones leave.
         order = sorted(items, key=lambda i: -len(i.ids))
         widest, longest = len(order[0].ids), max(i.request.params.max_new_tokens for i in items)
-        k = max(i.request.k for i in items)
+        k = max(len(i.numbers) for i in items)
         groups, capacity = self._sizes(len(items), widest, longest, k)
         shared = all(supports_shared_decoding(s) for s in self._scorers())
         device, done = self.scorer.device, 0
@@ -188,7 +188,7 @@ class LocalSampler:
                 wave, rows = waiting, capacity
                 if not engine.midway:
                     wave = deque(waiting.popleft() for _ in range(min(groups, len(waiting))))
-                    rows = sum(i.request.k for i in wave)
+                    rows = sum(len(i.numbers) for i in wave)
                 rollout = Rollout(engine, wave, rows, groups, self._settle, device, self.last)
                 for finished in rollout.steps():
                     done += len(finished)

@@ -108,7 +108,7 @@ class OpenAISampler:
         self._refused: set[str | tuple[str, Any]] = set()
         self._lost = 0
 
-    facts = SamplerFacts(chooses=True)
+    facts = SamplerFacts(chooses=True, skips=True)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Yields the samples as the endpoint answers, one HTTP request each.
@@ -122,7 +122,7 @@ class OpenAISampler:
 
         # Samples come as they finish, so that a slow one holds up no other.
         begin, done, tokens = time.perf_counter(), 0, 0
-        wanted = ((r, i) for r in requests for i in range(r.k))
+        wanted = ((r, i) for r in requests for i in r.wanted)
         pool = ThreadPoolExecutor(self.concurrency)
         jobs = {pool.submit(self._sample, r, i, listener) for r, i in islice(wanted, self.concurrency)}
         try:

@@ -59,7 +59,7 @@ class _Started:
 
     handle: int
     item: Item
-    sample: int
+    begun: int
     logits: Tensor
 
 
@@ -105,11 +105,11 @@ class Rollout:
     def _prefill(self, room: int) -> None:
         """Takes waiting prompts in while there is a slot for them and, counting all their samples, room."""
         started = len({id(r.item) for r in self.rows} | {id(s.item) for s in self._started})
-        claimed = sum(s.item.request.k - s.sample for s in self._started)
+        claimed = sum(len(s.item.numbers) - s.begun for s in self._started)
         # A prompt comes in with room for its first sample, even if its last ones must wait.
         fresh: list[Item] = []
         while self.waiting and started + len(fresh) < self.slots and claimed < room:
-            claimed += self.waiting[0].request.k
+            claimed += len(self.waiting[0].numbers)
             fresh.append(self.waiting.popleft())
         if fresh:
             handles, logits = self.engine.prefill([i.ids for i in fresh])
@@ -123,11 +123,12 @@ class Rollout:
         logits: list[Tensor] = []
         while self._started and len(joined) < room:
             start = self._started.popleft()
-            self.rows.append(Row(start.item, start.sample, draws(start.item, start.sample)))
+            number = start.item.numbers[start.begun]
+            self.rows.append(Row(start.item, number, draws(start.item, number)))
             joined.append(start.handle)
             logits.append(start.logits)
-            if start.sample + 1 < start.item.request.k:
-                start.sample += 1
+            if start.begun + 1 < len(start.item.numbers):
+                start.begun += 1
                 self._started.appendleft(start)
         if not joined:
             return

@@ -46,13 +46,13 @@ class ScriptedSampler:
         self._script: Script = script if callable(script) else _reader(script)
         self._choices = choices or {}
 
-    facts = SamplerFacts(chooses=True)
+    facts = SamplerFacts(chooses=True, skips=True)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Yields the script's answers in order, as if they were sampled."""
         done = 0
         for request in requests:
-            for index in range(request.k):
+            for index in request.wanted:
                 sample = self._sample(request, index)
                 # In words, so that a rehearsal looks like the performance.
                 if listener.wants_text and sample.completion is not None:

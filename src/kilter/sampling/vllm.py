@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -53,16 +54,28 @@ def sampled(
     begin, tokens, done = time.perf_counter(), 0, 0
     items, failed = admitted(requests, lambda request: _ids(request, encoder, client.context))
     yield from failed
-    for item, found in client.generate(items, sorted(encoder.stop_ids)):
+    parts = [part for item in items for part in runs(item)]
+    for item, found in client.generate(parts, sorted(encoder.stop_ids)):
         # Either the answers, or one reason for all samples of this item.
         if isinstance(found, str):
-            samples = [Sample(item.request, i, None, found) for i in range(item.request.k)]
+            samples = [Sample(item.request, i, None, found) for i in item.numbers]
         else:
-            copies = item.request.k // len(found)
-            samples = [_sample(item, i, encoder, answer, version) for i, answer in enumerate(found * copies)]
+            answers = zip(item.numbers, found * (len(item.numbers) // len(found)), strict=True)
+            samples = [_sample(item, i, encoder, answer, version) for i, answer in answers]
         done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
         listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
         yield from samples
+
+
+def runs(item: Item) -> list[Item]:
+    """The item in parts of consecutive numbers: vLLM seeds a sample by its place behind the first."""
+    found: list[list[int]] = []
+    for number in item.numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return [replace(item, numbers=tuple(numbers)) for numbers in found]
 
 
 def _ids(request: Request, encoder: Encoder, context: int | None) -> tuple[int, ...]:
@@ -135,7 +148,7 @@ class VllmSampler:
     def facts(self) -> SamplerFacts:
         """A copy of the learner's weights in an engine with its own arithmetic."""
         context = self.client.context
-        return SamplerFacts(version=self.version, context=context, continues=True, chooses=True)
+        return SamplerFacts(version=self.version, context=context, continues=True, chooses=True, skips=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Asks the learner's own model: vLLM tells log-probs only of tokens that it drew."""

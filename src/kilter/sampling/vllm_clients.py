@@ -403,7 +403,7 @@ def parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
     params = item.request.params
     return {
         # Greedy answers are all the same, and vLLM refuses to make several.
-        "n": 1 if params.temperature == 0 else item.request.k,
+        "n": 1 if params.temperature == 0 else len(item.numbers),
         "temperature": params.temperature,
         "top_p": params.top_p,
         "top_k": params.top_k or -1,
@@ -417,8 +417,8 @@ def parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
 
 
 def seed_of(item: Item) -> int:
-    """Of the 31 bits that vLLM takes."""
-    return request_seed(item.request.params, item.ids, item.first) % (1 << 31)
+    """Of the 31 bits that vLLM takes. It adds 1 for each further sample of the request."""
+    return request_seed(item.request.params, item.ids, item.first) % (1 << 31) + item.numbers[0]
 
 
 def ended(reason: str | None) -> Literal["stop", "length"]:

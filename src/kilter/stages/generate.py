@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,11 +26,14 @@ from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
-from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.stages.samples import SAMPLES, Samples
+from kilter.types import Completion, Feedback, Group, Prompt, Sample, SamplingParams
 from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
+    from kilter.progress import OnDisplay
     from kilter.sampling.collect import Collected
+    from kilter.seams import Sampler
 
 CHUNK = 64
 """Answers that are asked for at once; after each chunk, what is there is on disk."""
@@ -101,7 +104,7 @@ class GenerateSpec(StageSpec):
 
 @stage("generate")
 class Generate(StageKind[GenerateSpec]):
-    """Appends to groups.jsonl; after a kill it asks only what is not there yet."""
+    """Appends to groups.jsonl; after a kill it asks only for the samples that are not there yet."""
 
     Spec = GenerateSpec
     makes = "data"
@@ -198,12 +201,16 @@ class Generate(StageKind[GenerateSpec]):
         prompts = _prompts(spec, work)
         there = {prompt_key(g.prompt) for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in there]
-        if there and todo:
-            work.console.print(f"  {len(there)} of {len(prompts)} prompts are answered already")
+        finished = Samples(folder / SAMPLES)
+        if todo and (there or finished.count(todo)):
+            n = finished.count(todo)
+            further = f", and {n} of the other prompts' samples are there" if n else ""
+            work.console.print(f"  {len(there)} of {len(prompts)} prompts are answered already{further}")
 
         # A prompt without any answer has no row: a killed run that goes on asks it again.
-        failures = _answer(spec, work, todo, path) if todo else []
-        remove(folder / FAILURES)
+        failures = _answer(spec, work, prompts, there, path, finished) if todo else []
+        for name in (FAILURES, SAMPLES):
+            remove(folder / name)
         append_lines(folder / FAILURES, failures)
         groups = in_order(path, prompts)
         facts = _facts(groups, failures)
@@ -213,8 +220,8 @@ class Generate(StageKind[GenerateSpec]):
 
     def begun(self, folder: Path) -> bool:
         """Answers alone: what failed is asked anew, by whatever mends it."""
-        rows = folder / ARTIFACT["data"]
-        return rows.exists() and rows.stat().st_size > 0
+        files = (folder / ARTIFACT["data"], folder / SAMPLES)
+        return any(file.exists() and file.stat().st_size > 0 for file in files)
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """How many answers failed and why; failures.jsonl has every one."""
@@ -253,14 +260,18 @@ def _check_sampler(spec: GenerateSpec, work: Workspace) -> None:
 
 
 def _answer(
-    spec: GenerateSpec, work: Workspace, prompts: Sequence[Prompt], path: Path
+    spec: GenerateSpec,
+    work: Workspace,
+    prompts: Sequence[Prompt],
+    there: Collection[str],
+    path: Path,
+    finished: Samples,
 ) -> list[dict[str, Any]]:
     """Asks the prompts in chunks and appends what comes, as it comes; returns what did not come."""
-    from kilter.data import store
+    from kilter.data.dataset import prompt_key
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
     from kilter.roles.sampler import open_sampler
-    from kilter.sampling.collect import begin, finish, requests
 
     model, content = _weights(spec, work)
     opening = OpenSpec(
@@ -284,26 +295,61 @@ def _answer(
         contextlib.closing(open_sampler(spec.sampler, opening, work.where("sampler"))) as sampler,
         Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
     ):
+        asking = _Asking(spec, sampler, path, entry, finished)
+        # In the same chunks whatever is there: samples of one call are numbered together.
         for first in range(0, len(prompts), size):
-            part, written = prompts[first : first + size], set[int]()
-
-            # A kill costs the prompts under way: the answers to any other one are on disk.
-            def arrived(
-                n: int,
-                answers: list[Completion],
-                part: Sequence[Prompt] = part,
-                written: set[int] = written,
-            ) -> None:
-                written.add(n)
-                store.append(path, [_group(part[n], answers, entry)] if answers else [])
-
-            underway = begin(sampler, requests(part, spec.k, spec.params()))
-            found = finish(underway, OnDisplay(display, first * spec.k), arrived)
-            # A sampler of the user's own may forget a sample: the others of its prompt count.
-            for n in [n for n in range(len(part)) if n not in written]:
-                arrived(n, found.made[n])
-            failures += _failures(part, found)
+            part = prompts[first : first + size]
+            left = [n for n, prompt in enumerate(part) if prompt_key(prompt) not in there]
+            if left:
+                failures += asking(part, left, OnDisplay(display, first * spec.k))
     return failures
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One sampler, and what becomes of its answers. entry: of this stage in the history of a row."""
+
+    spec: GenerateSpec
+    sampler: Sampler
+    path: Path
+    entry: Mapping[str, Any]
+    finished: Samples
+
+    def __call__(self, part: Sequence[Prompt], left: list[int], display: OnDisplay) -> list[dict[str, Any]]:
+        """Appends rows as they come; returns what did not come.
+
+        Args:
+            part: prompts that are asked together.
+            left: places of those that have no row yet.
+            display: told how many samples are there.
+        """
+        from kilter.data import store
+        from kilter.sampling.collect import begin, finish, requests
+
+        # Those that have a row are asked for nothing. They count where others are the same tokens.
+        k, answers = self.spec.k, [self.finished.of(prompt) for prompt in part]
+        skip = [tuple(answers[n] if n in left else range(k)) for n in range(len(part))]
+        display.done += sum(map(len, skip))
+
+        # A kill costs the samples under way: any other one is on disk.
+        def came(n: int, sample: Sample) -> None:
+            if sample.completion is not None:
+                answers[n][sample.index] = sample.completion
+                if k > 1:
+                    self.finished.add(part[n], sample.index, sample.completion)
+
+        def arrived(n: int, made: Sequence[Completion] = ()) -> None:
+            left.remove(n)
+            row = [answers[n][number] for number in sorted(answers[n])]
+            store.append(self.path, [_group(part[n], row, self.entry)] if row else [])
+
+        underway = begin(self.sampler, requests(part, k, self.spec.params(), skip=skip))
+        found = finish(underway, display, arrived, came)
+        # A sampler of the user's own may forget a sample: the others of its prompt count.
+        for n in list(left):
+            arrived(n)
+        self.finished.end(part)
+        return _failures(part, found)
 
 
 def in_order(path: Path, prompts: Sequence[Prompt], done: int = 0) -> list[Group]:
@@ -355,9 +401,9 @@ def _parents(model: Path | str, content: str) -> list[str]:
     return descent(Path(model))[1:] if content else []
 
 
-def _group(prompt: Prompt, answers: Sequence[Completion], entry: dict[str, Any]) -> Group:
+def _group(prompt: Prompt, answers: Sequence[Completion], entry: Mapping[str, Any]) -> Group:
     """A row, with this stage in its history; nobody has scored it."""
-    asked = with_entry(prompt, entry | {"row": row_id(prompt)})
+    asked = with_entry(prompt, {**entry, "row": row_id(prompt)})
     return Group(asked, tuple(answers), (Feedback(None),) * len(answers))
 
 

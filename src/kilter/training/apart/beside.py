@@ -69,7 +69,7 @@ class BesideSampler:
     def facts(self) -> SamplerFacts:
         """An engine with its own arithmetic, and always with the newest weights."""
         context = self.inner.facts.context
-        return SamplerFacts(version=self.version, context=context, continues=True)
+        return SamplerFacts(version=self.version, context=context, continues=True, skips=True)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Wakes the engines with the present weights, yields samples, and puts them to sleep."""

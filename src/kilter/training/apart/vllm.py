@@ -100,7 +100,8 @@ class VllmWorker(Worker):
 
     def facts(self) -> SamplerFacts:
         """What the sampler is."""
-        return SamplerFacts(version=max(0, self.version), context=self.client.context, continues=True)
+        version = max(0, self.version)
+        return SamplerFacts(version=version, context=self.client.context, continues=True, skips=True)
 
     def generate(self, requests: Sequence[Request], version: int) -> list[Sample]:
         """Every sample of the requests, in the order in which they ended.
