@@ -419,6 +419,69 @@ def test_models_apart_take_their_time_and_whole_ones_gather_nothing():
     assert seconds == pytest.approx(moved * plans.TO_A_NODE)
 
 
+def placed(method, **fields):
+    """The plan of a stage at 7B that samples, with the cluster that is given."""
+    from kilter.models.sizes import guessed
+    from kilter.objectives import index
+    from kilter.training.config import TrainSpec
+    from kilter.training.placing import work
+
+    fields = {"method": method, "prompts": "$data", "batch_size": 64, "dtype": "bfloat16"} | fields
+    fields["sampler"] = {"name": "vllm", "samples": 2, "max_new_tokens": 512}
+    spec = TrainSpec.model_validate(fields)
+    step = work(spec, index.brief(spec.method), guessed(7e9))
+    return step, plans.make(spec.cluster, step, plans.Machines())
+
+
+def test_a_critic_and_reward_models_apart_take_their_time():
+    """A critic apart reads for old values, and for each pass before it learns; a reward reads once."""
+    feedback = {"reward_model": "rm"}
+    near = {"learner": {"processes": 4}, "rollout": {"place": "apart", "engines": 4}}
+    far = {"critic": {"place": "apart", "processes": 2}, "reward": {"place": "apart", "copies": 4}}
+    fields = {"feedback": feedback, "inner_epochs": 3}
+    step, here = placed("ppo", cluster=near, **fields)
+    _, apart = placed("ppo", cluster=near | far, **fields)
+    one = 2 * 7e9 * step.tokens / plans.FLOPS
+    assert apart.seconds["critic"] == pytest.approx((1 + 3 * (1 + 3)) * one / 2)
+    assert apart.seconds["reward"] == pytest.approx(one / 4)
+    # Here the learner does it all: old values, three passes of training, and the scores.
+    saved = here.seconds["learning"] - apart.seconds["learning"]
+    assert saved == pytest.approx((1 + 3 * 3 + 1) * one / 4)
+    assert apart.steps[0] == pytest.approx(sum(apart.seconds.values()))
+    adapter = {"adapter": {"kind": "lora", "r": 8}}
+    _, frozen = placed("ppo", cluster=near | far, **fields, **adapter)
+    assert frozen.seconds["critic"] == pytest.approx((1 + 3 * (1 + 2)) * one / 2)
+    assert not {"critic", "reward"} & here.seconds.keys()
+
+
+@pytest.mark.parametrize(
+    ("monitors", "models"),
+    [
+        ({}, 1),
+        ({"gold": {"reward_model": "other"}}, 2),
+        ({"gold": {"reward_model": ["a", "b"]}}, 3),
+        ({"gold": "math"}, 1),
+        ({"gold": {"reward_model": "other"}, "enabled": False}, 1),
+    ],
+)
+def test_the_gold_sources_models_take_memory_and_no_time_of_a_step(monitors, models):
+    cluster = {"learner": {"processes": 2}, "rollout": {"place": "apart", "engines": 2}}
+    far = cluster | {"reward": {"place": "apart", "copies": 2}}
+    fields = {"feedback": {"reward_model": "rm"}, "monitors": monitors}
+    (step, here), (_, apart) = (placed("grpo", cluster=c, **fields) for c in (cluster, far))
+    size = 4 * 7e9
+    assert here.memory["learning"]["frozen models"] == models * size
+    assert apart.roles["reward"] == ("apart", 2 * models, 1)
+    assert apart.memory["reward"]["frozen models"] == size
+    assert apart.seconds["reward"] == pytest.approx(2 * 7e9 * step.tokens / plans.FLOPS / 2)
+    # A verifier scores every step, and a model only every so many.
+    fields["feedback"] = "math"
+    _, alone = placed("grpo", cluster=cluster, **fields)
+    assert alone.memory["learning"]["frozen models"] == (models - 1) * size
+    _, none = placed("grpo", cluster=cluster, feedback="math")
+    assert alone.seconds["learning"] == none.seconds["learning"]
+
+
 def test_a_plan_says_whose_size_it_knows(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     train = "{method: distill, data: $d, teacher: org/big-70B, cluster: {teacher: {place: apart}}}"

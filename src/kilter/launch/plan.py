@@ -80,6 +80,8 @@ class Work:
         teacher: sizes of the teacher; None: the policy's.
         opened: trained models that a GPU holds whole at once, before they are sharded.
         rests: whether they are sharded before any other model is opened.
+        scores: models of the role reward that score every step; those of the gold source do not.
+        values: forwards of a critic apart beside those of its training.
     """
 
     size: Sizes
@@ -106,6 +108,8 @@ class Work:
     teacher: Sizes | None = None
     opened: int = 0
     rests: bool = False
+    scores: int = 0
+    values: int = 0
 
     def one(self, role: str) -> Sizes:
         """Sizes of one model of a role."""
@@ -221,11 +225,18 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
 def others(spec: ClusterSpec, work: Work, learn: float, machines: Machines) -> dict[str, float]:
     """Seconds in which the learner waits for models apart: a worker of one model has one GPU.
 
-    It asks the reference before it learns. A teacher reads the next micro-batches meanwhile.
+    It asks the reference before it learns. A teacher reads the next micro-batches meanwhile. The models that
+    score read side by side, once an engine has written. A critic gives values before each pass, and learns
+    behind it.
     """
-    found = {}
+    found: dict[str, float] = {}
+    if work.scores and spec.reward.place == "apart":
+        found["reward"] = learning(work.size.parameters, work.tokens, spec.reward.workers, 1)
     if "reference" in work.roles and spec.reference.place == "apart" and work.samples:
         found["reference"] = learning(work.size.parameters, work.tokens, spec.reference.workers, 1)
+    if "critic" in work.roles and spec.critic.place == "apart":
+        forwards = work.values + work.passes * (1 + (2 if work.adapter else 3))
+        found["critic"] = learning(work.size.parameters, work.tokens, spec.critic.workers, forwards)
     if "teacher" in work.frozen and spec.teacher.place == "apart":
         teacher, workers = work.one("teacher").parameters, spec.teacher.workers
         reads = learning(teacher, work.tokens, workers, work.passes)

@@ -125,9 +125,20 @@ def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
         found["reference"] = int(spec.adapter is None or spec.reference is not None or _divided(spec))
     if needs.teacher:
         found["teacher"] = 1
-    if spec.feedback is not None and (count := len(model_references(spec.feedback))):
+    if count := _scores(spec) + _gold(spec):
         found["reward"] = count
     return found
+
+
+def _scores(spec: TrainSpec) -> int:
+    """Models that score every step."""
+    return 0 if spec.feedback is None else len(model_references(spec.feedback))
+
+
+def _gold(spec: TrainSpec) -> int:
+    """Models of the gold source. They live where those that score every step do."""
+    watched = spec.prompts is not None and spec.monitors.enabled and spec.monitors.gold is not None
+    return len(model_references(spec.monitors.gold)) if watched else 0
 
 
 def _forwards(
@@ -150,7 +161,7 @@ def _forwards(
     anew = (
         spec.prompts is not None and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
     )
-    reads = {"reference": 1.0, "teacher": teacher}
+    reads = {"reference": 1.0, "teacher": teacher, "reward": float(_scores(spec))}
     here = sum(long for name, long in reads.items() if name in frozen and roles[name].place == "here")
     return int(anew) + ("old_values" in needs.annotations and values), here
 
@@ -177,10 +188,8 @@ def work(
     mean = answer or longest / 2
     room = spec.max_length - longest
     critic = "critic" in needs.models
-    roles = {"learner", *(["rollout"] if online else []), *(["critic"] if critic else [])}
-
     frozen = _frozen(spec, needs)
-    roles |= frozen.keys()
+    roles = {"learner", *frozen, *(["rollout"] if online else []), *(["critic"] if critic else [])}
 
     trained = 1 + (critic and spec.cluster.critic.place == "here")
     passes = (spec.inner_epochs or needs.inner_epochs) if online else 1
@@ -214,4 +223,6 @@ def work(
         teacher,
         _opened(spec, needs, trained),
         rests(spec, needs, _divided(spec)),
+        _scores(spec),
+        int("old_values" in needs.annotations),
     )

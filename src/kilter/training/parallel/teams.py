@@ -10,7 +10,7 @@ from typing import Any
 def runs(world: int, count: int) -> list[range]:
     """All ranks cut into `count` runs of neighbours, or into single ranks where there are no more of them.
 
-    Neighbours in rank are neighbours in place. Where `count` is a multiple of the machines, no run lies on two.
+    Neighbours in rank are neighbours in place: with a multiple of the machines no run lies on two of them.
     """
     count = min(count, world)
     return [range(n * world // count, (n + 1) * world // count) for n in range(count)]
