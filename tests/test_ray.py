@@ -131,6 +131,50 @@ def session(pid):
         return 0
 
 
+def test_a_signal_to_the_whole_group_stops_a_run_and_not_its_ray(tiny, tmp_path):
+    """As `timeout` sends it. The step ends, the workers are still there for it, and the same command goes on."""
+    from test_ahead import letters
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    (tmp_path / "cluster.yaml").write_text("rollout: {place: apart}\n")
+    words = ["--method", "grpo", "--model", str(tiny), "--data", str(prompts), "--cluster", "cluster.yaml"]
+    words += ["--feedback", f"{letters(tmp_path)}:letters", "--batch-size", "4", "--max-steps", "4000"]
+    words += ["--sampler.samples", "4", "--sampler.max-new-tokens", "10"]
+    command = [sys.executable, "-m", "kilter", "train", *words, "--set", "monitors.allow_truncation=true"]
+    paths = f"{TESTS.parent / 'src'}:{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"RAY_ADDRESS": "", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    steps = lambda: metrics.read_text().count("\n") if metrics.is_file() else 0
+
+    for _ in range(2):
+        before = steps()
+        driver = subprocess.Popen(
+            [*command, "--out", "out"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        end = time.monotonic() + 110
+        while steps() < before + 2 and driver.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        of_it = [p.pid for p in psutil.process_iter() if session(p.pid) == driver.pid and p.pid != driver.pid]
+        asked = time.monotonic()
+        os.killpg(driver.pid, signal.SIGTERM)
+        said = " ".join(driver.communicate(timeout=60)[0].split())
+        # Ray would wait for 60 s for the head that is gone, and abort.
+        assert time.monotonic() - asked < 30, said
+        assert driver.returncode == 4, said
+        assert re.search(r"Stopped after step \d+ of 4000; everything is saved in out", said), said
+        assert "run the same command again" in said
+        assert len(of_it) > 4 and all(map(gone, of_it))
+    rows = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert rows == list(range(1, len(rows) + 1))
+
+
 def test_errors_cross_as_what_they_were(pool):
     workers, _ = pool(1)
     with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong, says rollout 0 \(node"):

@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,6 +101,22 @@ def keeping(number: signal.Signals) -> Iterator[None]:
         # Only the main thread may; elsewhere a run ends as its host wants.
         with contextlib.suppress(ValueError):
             signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def in_groups_of_their_own(module: Any, name: str) -> Iterator[None]:
+    """What a library starts meanwhile is out of reach of a signal to this process's group, as of `timeout`.
+
+    Args:
+        module: of the library.
+        name: in the module, of the Popen that starts its processes.
+    """
+    popen = getattr(module, name)
+    setattr(module, name, partial(popen, process_group=0))
+    try:
+        yield
+    finally:
+        setattr(module, name, popen)
 
 
 class Guard:

@@ -24,7 +24,7 @@ from kilter.launch import room
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
 from kilter.progress import doing
-from kilter.runtime import Guard, keeping, kill_users_of
+from kilter.runtime import Guard, in_groups_of_their_own, keeping, kill_users_of
 
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
@@ -256,7 +256,8 @@ class RayBackend:
             # Roles without a wish share the cores, as the processes of a machine do.
             elsewhere = [r for n, r in self.spec.roles().items() if r.place != "here" or n == "learner"]
             cores = max(os.cpu_count() or 1, sum(r.workers for r in elsewhere if not r.cores))
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+            with in_groups_of_their_own(ray._private.services, "ConsolePopen"):
+                ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
             # A killed driver takes most of them with it. Ray's agents outlive it by a minute: they tell of it
             # to one that is dead. Each has a log open in the folder of its Ray.
             self._guard = Guard(kill_users_of(ray._private.worker._global_node.get_session_dir_path()))
