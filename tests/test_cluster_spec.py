@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from kilter.errors import UserError
+from kilter.launch import started
 from kilter.launch.refusals import Facts, check_cluster
 from kilter.launch.spec import ClusterSpec
 from kilter.objectives import build_objective, objectives
@@ -438,3 +441,48 @@ def test_a_ray_of_its_own_has_this_machine_alone(cluster, field):
 def test_roles_without_a_wish_share_the_cores():
     check_cluster(ClusterSpec(learner={"processes": 8}), Facts(gpus=0, cores=2))
     check_cluster(ClusterSpec(learner={"cores": 2}, rollout={"place": "apart", "cores": 2}), Facts(cores=4))
+
+
+@pytest.fixture
+def rays(tmp_path, monkeypatch):
+    """Pretends that Rays run here: (folder, address, whether `ray start` began it) each."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(*made):
+        processes = [SimpleNamespace(info={"cmdline": words}) for words in (None, [], ["python", "-c", "1"])]
+        for name, where, by_hand in made:
+            (tmp_path / name).mkdir(exist_ok=True)
+            if by_hand:
+                (tmp_path / name / "ray_current_cluster").write_text(where)
+            worker = f"--python_worker_command=python worker.py --gcs-address={where} --temp-dir=/other"
+            words = ["/ray/raylet", worker, f"--temp_dir={tmp_path / name}", f"--gcs-address={where}"]
+            processes.append(SimpleNamespace(info={"cmdline": words}))
+        monkeypatch.setattr(psutil, "process_iter", lambda names: iter(processes))
+
+    return run
+
+
+def test_auto_joins_what_was_started_by_hand_and_no_runs_own(rays, monkeypatch):
+    mine, theirs, other = "10.0.0.1:6379", "10.0.0.1:40695", "10.0.0.1:6380"
+    rays(("ray", mine, True), ("ray", theirs, False))
+    assert started.address("auto") == mine
+    # Both nodes of one Ray are here.
+    rays(("ray", mine, True), ("ray", mine, True))
+    assert started.address("auto") == mine
+    # What an earlier `ray start` has left says nothing of another Ray.
+    rays(("ray", theirs, False))
+    said = f"`cluster.address` = 'auto' finds no Ray of `ray start` here, .*{theirs}.*\n.*Fix: Start one"
+    with pytest.raises(UserError, match=f"(?s){said}") as found:
+        started.address("auto")
+    assert found.value.code == 2
+    rays(("ray", mine, True), ("elsewhere", other, True))
+    with pytest.raises(UserError, match=f"may mean several Rays .{mine}, {other}."):
+        started.address("auto")
+    # Whoever names one means it, and where none runs Ray itself says so.
+    assert started.address(theirs) == theirs
+    assert started.address("local") == "local"
+    monkeypatch.setenv("RAY_ADDRESS", theirs)
+    assert started.address("auto") == "auto"
+    monkeypatch.delenv("RAY_ADDRESS")
+    rays()
+    assert started.address("auto") == "auto"

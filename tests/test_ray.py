@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]  # twelve processes ope
 from kilter.cluster.pool import Pool, Restarts  # noqa: E402
 from kilter.cluster.ray import RayBackend  # noqa: E402
 from kilter.errors import RunFailed, UserError  # noqa: E402
+from kilter.launch import started  # noqa: E402
 from kilter.launch.spec import ClusterSpec  # noqa: E402
 from kilter.launch.versions import versions  # noqa: E402
 from test_apart import folder  # noqa: E402, F401  (a fixture)
@@ -113,6 +114,10 @@ def test_a_killed_driver_leaves_nothing_of_its_own_ray_behind(head):
     of_it = lambda: [p.pid for p in psutil.process_iter() if session(p.pid) == driver.pid and alive(p.pid)]
     names = " ".join(" ".join(cmdline(psutil.Process(pid))) for pid in of_it())
     assert "raylet" in names
+    # It is nobody's to join: no `ray start` has left its address.
+    (own,) = re.findall(r"raylet/raylet .*? --temp_dir=(\S+) .*? --gcs-address=(\S+) --session-name", names)
+    assert (own[1], own[0]) in set(started._running())
+    assert started._noted(own[0]) != own[1]
     driver.kill()
     driver.wait()
     end = time.monotonic() + 10

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_model, pair_rows
+from kilter.launch import started
 from test_submit import truncated
 
 pytest.importorskip("ray", reason="Ray is not installed (make test-ray)")
@@ -103,6 +104,13 @@ def until(found, seconds=60):
         assert time.monotonic() < end
         time.sleep(0.2)
     return value
+
+
+def test_auto_means_a_ray_that_was_started_by_hand(head):
+    """Its address is left in its folder, which no program's own Ray does."""
+    folder = f"/tmp/kilter-head-{os.getpid()}"
+    (where,) = until(lambda: {where for where, place in started._running() if place == folder})
+    assert until(lambda: started._noted(folder)) == where
 
 
 def test_a_job_ends_with_the_code_of_its_run(kilter, home):

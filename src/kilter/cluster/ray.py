@@ -20,7 +20,7 @@ import ray
 from kilter.cluster.backend import HOST, JOIN, LOST, Factory, Report, raised
 from kilter.cluster.held import Held, Hello
 from kilter.errors import UserError
-from kilter.launch import room
+from kilter.launch import room, started
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
 from kilter.progress import doing
@@ -227,7 +227,7 @@ class RayBackend:
         self._own = not ray.is_initialized()
         if self._own:
             with keeping(signal.SIGTERM):  # Ray would answer it with a trace of its own and an abort
-                self._connect(os.environ.get(JOIN, spec.address))
+                self._connect(os.environ.get(JOIN) or started.address(spec.address))
         self.address = str(ray.get_runtime_context().gcs_address)
         self.host = str(ray.util.get_node_ip_address())
         # The actor that a rank runs in, and its workers, outlive the rank.

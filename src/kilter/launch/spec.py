@@ -88,7 +88,8 @@ class ClusterSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     address: str = Field(
-        "local", description="local (starts and ends a Ray of its own), auto (this machine's), or HOST:6379"
+        "local",
+        description="local (starts and ends a Ray of its own), auto (that of `ray start`), or HOST:6379",
     )
     learner: Ranks = Field(default_factory=lambda: Ranks(), description="the policy in training")
     rollout: Engines = Field(default_factory=lambda: Engines(), description="who answers the prompts")
