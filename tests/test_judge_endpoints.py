@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import itertools
 import json
@@ -78,6 +79,7 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     body["asked by"] = self.headers.get("OpenAI-Organization")
+                    body["asked at"] = self.path
                     endpoint.bodies.append(body)
                     number = len(endpoint.bodies)
                 step = endpoint.answer(body, number)
@@ -116,8 +118,8 @@ def endpoint(monkeypatch):
     first = OpenAISampler.__init__
 
     def noted(self, *args, **more):
-        opened.append(self)
         first(self, *args, **more)
+        opened.append(self)
 
     monkeypatch.setattr(OpenAISampler, "__init__", noted)
     made = Endpoint()
@@ -555,6 +557,115 @@ def test_a_key_in_an_address_is_in_no_row_and_no_certificate(endpoint, tmp_path,
     texts.append(json.dumps(opening.opened(parse_spec(own), Context(folder=tmp_path)).settings))
     assert not [s for s in secrets for text in texts if s in text]
     assert "***" in texts[-1]
+
+
+def refused(status, text):
+    """A refusal in OpenAI's own layout."""
+    return status, json.dumps({"error": {"message": text}}), NOW
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("before", range(160, 184, 3))
+def test_half_a_key_is_a_secret_too(status, before, endpoint, tmp_path):
+    """A long message is cut, and may be cut inside the key."""
+    endpoint.answer = lambda body, n: refused(status, "p" * before + f" {KEY}")
+    try:
+        said = judge(endpoint, tmp_path).compare(pairs(1))[0].reason
+    except UserError as error:
+        said = str(error)
+    assert f"{status} " in said
+    assert KEY[:6] not in said
+
+
+@pytest.mark.parametrize("key", ["two  spaces in it", "a'quote\"and\\both", "per%cent/and+plus=="])
+def test_a_key_of_an_odd_shape_is_kept_nowhere(key, endpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for text in (f"You sent {key}.", f"You sent {json.dumps(key)}.", f"You sent {key!r}."):
+        endpoint.answer = lambda body, n, text=text: refused(400, text)
+        found = judge(endpoint, tmp_path).compare(pairs(1))[0]
+        assert "You sent " in found.reason
+        assert "***" in found.reason
+        assert " ".join(key.split()) not in found.reason
+
+
+@pytest.mark.parametrize("key", ["ends in a line\n", "not-ascii-\u00e9", "a\tb"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(key, endpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="no header can carry") as caught:
+        judge(endpoint, tmp_path).compare(pairs(1))
+    assert key.strip() not in str(caught.value)
+    assert not endpoint.bodies
+
+
+def test_what_an_address_holds_is_hidden_in_all_forms_in_which_a_server_sends_it_back(endpoint, tmp_path):
+    password, query = "pass+word 42", "query-part-5151"
+    url = endpoint.url.replace("//", "//me:pass%2Bword%2042@") + f"?api_key={query}&version=7"
+    coded = base64.b64encode(f"me:{password}".encode()).decode()
+    forms = (password, "pass%2Bword%2042", coded, query)
+    for text in forms:
+        endpoint.answer = lambda body, n, text=text: refused(400, f"no entry with {text}.")
+        found = judge(endpoint, tmp_path, sampler={"url": url}).compare(pairs(1))[0]
+        assert "no entry with ***" in found.reason, found.reason
+    endpoint.answer = lambda body, n: refused(401, f"no entry with {coded}")
+    with pytest.raises(UserError, match=r"holds a user and a password that the endpoint refuses") as caught:
+        judge(endpoint, tmp_path, sampler={"url": url}).compare(pairs(1))
+    assert not [form for form in forms if form in str(caught.value)]
+
+
+def test_a_query_of_the_address_stands_behind_the_path(endpoint, tmp_path):
+    found = judge(endpoint, tmp_path, sampler={"url": f"{endpoint.url}?version=7#x"}).compare(pairs(1))[0]
+    assert found.p < 0.5
+    assert {body["asked at"] for body in endpoint.bodies} == {"/v1/chat/completions?version=7"}
+
+
+@pytest.mark.parametrize("host", ["", ":80", "h:99999", "h:port", "[::1"])
+def test_an_address_without_a_host_is_refused_before_anything(host, tmp_path, monkeypatch):
+    sampler = {"name": "openai", "model": "m"}
+    with pytest.raises(UserError, match="should name a host"):
+        parse_spec({"sampler": sampler | {"url": f"http://{host}/v1"}})
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://{host}/v1")
+    for build_it in (lambda: build(parse_spec({"sampler": sampler}), Context()), lambda: OpenAISampler("m")):
+        with pytest.raises(UserError, match=r"`OPENAI_BASE_URL` = .* names no host"):
+            build_it()
+
+
+@pytest.mark.parametrize("name", ["api_key", "key", "token", "headers", "password"])
+def test_a_key_that_stands_where_none_is_read_is_not_shown(name):
+    value = {"Authorization": "odd-9%shape"} if name == "headers" else "odd-9%shape"
+    with pytest.raises(UserError, match="is not a known key") as caught:
+        parse_spec({"sampler": {"name": "openai", name: value}})
+    assert "odd-9" not in str(caught.value)
+    with pytest.raises(UserError, match="should begin with http") as caught:
+        parse_spec({"sampler": {"name": "openai", "url": f"ftp://me:{'odd-9' * 40}@host/v1"}})
+    assert "odd-9" not in str(caught.value)
+
+
+def test_a_reply_without_end_is_one_items_problem(endpoint, tmp_path):
+    endpoint.answer = lambda body, n: (200, "[" * 100_000, {})
+    found = judge(endpoint, tmp_path).compare(pairs(1))[0]
+    assert (found.p, "cannot be read" in found.reason) == (None, True)
+
+
+@pytest.mark.parametrize("read", ["text", "logprob"])
+@pytest.mark.parametrize("choices", [[], None, [None], [{"index": 0}]])
+def test_what_an_endpoint_counts_is_owed_also_where_it_sent_no_choice(choices, read, endpoint, tmp_path):
+    endpoint.answer = lambda body, n: longer_wins(body, n) | {"choices": choices}
+    bill = Bill()
+    found = judge(endpoint, tmp_path, bill, read=read, price={"prompt": 1e4}).compare(pairs(2))
+    assert all(j.p is None for j in found)
+    assert bill.cost == pytest.approx(2.0 * len(endpoint.bodies))
+    assert (bill.calls, kept(tmp_path)) == (0, 0)
+
+
+@pytest.mark.parametrize("told", [[], "x", {"content": "x"}, {"content": [{"token": None, "logprob": None}]}])
+def test_log_probs_that_cannot_be_read_cost_no_written_verdict(told, endpoint, tmp_path):
+    def answer(body, n):
+        row = longer_wins(body, n)
+        row["choices"][0]["logprobs"] = told
+        return row
+
+    endpoint.answer = answer
+    assert judge(endpoint, tmp_path, read="text").compare(pairs(1))[0].p < 0.5
 
 
 def test_labels_that_an_endpoint_failed_are_asked_anew_by_the_same_command(

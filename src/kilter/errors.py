@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
-from kilter.redaction import redact
+from kilter.redaction import redact, shown
 
 
 class Exit(IntEnum):
@@ -52,7 +52,9 @@ class UserError(KilterError, ValueError):
 
     def __init__(self, field: str, value: object, problem: str, fix: str) -> None:
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
-        subject = f"`{field}`" if _stands_for_none(value) else f"`{field}` = {_shorten(repr(value))}"
+        # Secrets go before the text is cut: of a password that begins, nothing says where it ends.
+        said = _shorten(shown(field.rpartition(".")[2], value))
+        subject = f"`{field}`" if _stands_for_none(value) else f"`{field}` = {said}"
         # A sentence of pydantic's brings its own subject.
         joint = ": " if problem[:1].isupper() else " "
         super().__init__(redact(f"{subject}{joint}{_end(problem)}\n{_advice(fix)}"))

@@ -7,10 +7,13 @@ OPENAI_API_KEY holds it.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 HIDDEN = "***"
 
@@ -53,6 +56,26 @@ def redact(text: str) -> str:
     return text
 
 
+def secrets_of(key: str, url: str) -> list[str]:
+    """A key and the secrets of an address, in all forms in which a server sends them back; the longest first.
+
+    Args:
+        key: "" is none.
+        url: may have a user and a password, or a query such as `?api_key=`.
+    """
+    parts = urlsplit(url)
+    found = {
+        key,
+        *(v for n, v in parse_qsl(parts.query) if NAMED.fullmatch(n) or n.lower() in ("key", "sig")),
+    }
+    if parts.password:
+        user, password = unquote(parts.username or ""), unquote(parts.password)
+        both = base64.b64encode(f"{user}:{password}".encode()).decode()
+        found |= {password, parts.password, both}
+    found |= {json.dumps(text)[1:-1] for text in found} | {repr(text)[1:-1] for text in found}
+    return sorted(found - {""}, key=len, reverse=True)
+
+
 def _held() -> list[str]:
     """Values of the environment that are secrets, the longest first."""
     found = {v for n, v in os.environ.items() if ENVIRONMENT.fullmatch(n) and len(v) >= SHORTEST}
@@ -68,6 +91,12 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redacted(v) for v in value]
     return value
+
+
+def shown(name: str, value: Any) -> str:
+    """A setting's value for a message, as Python writes it."""
+    plain = redacted({name: value})[name] if isinstance(value, str | Mapping) else value
+    return redact(repr(plain))
 
 
 def _named(name: str, value: Any) -> Any:

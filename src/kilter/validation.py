@@ -229,6 +229,9 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
         return UserError(field, value, first["ctx"]["problem"], first["ctx"]["fix"])
     if kind == "extra_forbidden":
         known = _fields_at(model, location[:-1])
+        # Who writes a key where none is read has meant a secret, and messages go into logs.
+        if location[-1].lower().endswith(("key", "header", "headers")):
+            value = "(hidden)"
         return UserError(
             field, value, "is not a known key", nearest(location[-1], known) if known else "remove it"
         )

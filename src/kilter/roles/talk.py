@@ -18,7 +18,7 @@ from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
 from kilter.sampling.build import SamplerContext, build
-from kilter.sampling.config import READS, SamplerKind
+from kilter.sampling.config import READS, SamplerKind, has_host
 from kilter.seams import Sampler
 from kilter.types import Ask, Prompt, SamplingParams
 
@@ -34,7 +34,10 @@ PUBLIC = "https://api.openai.com/v1"
 
 def public_url(url: str | None) -> str:
     """An endpoint's address without user, password and query, which may hold a key."""
-    parts = urlsplit(url or os.environ.get("OPENAI_BASE_URL") or PUBLIC)
+    address = url or os.environ.get("OPENAI_BASE_URL") or PUBLIC
+    if not has_host(address):
+        raise UserError("OPENAI_BASE_URL", address, "names no host", "set it to http://HOST:PORT/v1")
+    parts = urlsplit(address)
     host = parts.hostname or ""
     return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}".rstrip("/")
 

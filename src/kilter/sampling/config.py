@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -14,7 +15,17 @@ from kilter.sampling.registry import samplers
 def _address(url: str | None) -> str | None:
     if url is not None and not url.startswith(("http://", "https://")):
         raise ValueError("should begin with http:// or https://")
+    if url is not None and not has_host(url):
+        raise ValueError("should name a host, and a port from 0 to 65535 if any")
     return url
+
+
+def has_host(url: str) -> bool:
+    """Whether an address can be asked at all."""
+    try:
+        return bool(urlsplit(url).hostname) and urlsplit(url).port != -1
+    except ValueError:
+        return False
 
 
 class SamplerKind(BaseModel):

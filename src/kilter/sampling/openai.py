@@ -17,15 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
-from kilter.redaction import HIDDEN, SHORTEST, redact
+from kilter.redaction import HIDDEN, SHORTEST, redact, secrets_of
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_first_tokens
+from kilter.sampling.config import has_host
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
 from kilter.seams import Listener
@@ -66,6 +68,25 @@ CUT = frozenset({"length", "max_tokens", "model_length", "content_filter"})
 ECHOES = frozenset({"input", "ctx"})
 """Keys of an error under which a server sends back what it was asked."""
 
+UNLIKE = (AttributeError, IndexError, KeyError, TypeError)
+"""What reading a reply raises that is not shaped like one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """An item without an answer. usage: what the endpoint counted nevertheless."""
+
+    problem: str
+    usage: Usage = Usage()
+
+
+class _Unread(Exception):  # noqa: N818
+    """A reply that cannot be read, and what the endpoint counted for it."""
+
+    def __init__(self, usage: Usage, why: str) -> None:
+        super().__init__(why)
+        self.usage, self.why = usage, why
+
 
 class OpenAISampler:
     """Sampler over an endpoint.
@@ -93,6 +114,13 @@ class OpenAISampler:
         self.model, self.concurrency, self.usage = model, concurrency, Usage()
         url = url or os.environ.get("OPENAI_BASE_URL") or None
         self._key = key or os.environ.get("OPENAI_API_KEY") or ""
+        if not (self._key.isascii() and self._key.isprintable()):
+            problem = "holds a character that no header can carry, such as the end of a line"
+            raise UserError("OPENAI_API_KEY", "(hidden)", problem, "set it to the key alone")
+        if url is not None and not has_host(url):
+            raise UserError("OPENAI_BASE_URL", url, "names no host", "set it to http://HOST:PORT/v1")
+        self._parts = urlsplit(url or "")
+        self._secrets = secrets_of(self._key, url or "")
         if not self._key and url is None:
             raise UserError(
                 "OPENAI_API_KEY",
@@ -100,9 +128,13 @@ class OpenAISampler:
                 "is needed to ask api.openai.com",
                 "set it in the environment, or name another endpoint with sampler.url",
             )
-        # A server of one's own asks for no key, but the client wants one.
+        # A server of one's own asks for no key, but the client wants one. It puts the path behind a query.
         self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=url, timeout=timeout, max_retries=retries
+            api_key=self._key or "none",
+            base_url=url and self._parts._replace(query="", fragment="").geturl(),
+            default_query=dict(parse_qsl(self._parts.query)),
+            timeout=timeout,
+            max_retries=retries,
         )
         self._lock = threading.Lock()
         self._refused: set[str | tuple[str, Any]] = set()
@@ -146,8 +178,8 @@ class OpenAISampler:
         # A failure is unknown, not undecided: it gives no probabilities either.
         def ask(prompt: Prompt) -> Choice:
             found = self._guarded(lambda: self._first_tokens(prompt))
-            if isinstance(found, str):
-                return Choice(tuple(options), problem=found)
+            if isinstance(found, _Lost):
+                return Choice(tuple(options), usage=found.usage, problem=found.problem)
             logps, usage = found
             if not logps:
                 problem = self._hidden(f"{self._client.base_url} reports no alternatives of the first token")
@@ -173,9 +205,9 @@ class OpenAISampler:
             return Sample(request, index, None, "an endpoint cannot go on from token ids")
         ask = self._ask_chat if request.prompt.text is None else self._ask_text
         found = self._guarded(lambda: ask(request, index, listener))
-        return Sample(request, index, None, found) if isinstance(found, str) else found
+        return Sample(request, index, None, found.problem, found.usage) if isinstance(found, _Lost) else found
 
-    def _guarded(self, ask: Callable[[], T]) -> T | str:
+    def _guarded(self, ask: Callable[[], T]) -> T | _Lost:
         """What `ask` gives, or the problem of this one item. What concerns all items is raised."""
         import openai
 
@@ -186,23 +218,40 @@ class OpenAISampler:
             raise self._refusal(error) from None
         except openai.APIConnectionError as error:
             self._count_loss(error)
-            return self._hidden(f"no answer from {self._client.base_url} ({_reason(error)})")
+            return _Lost(self._hidden(f"no answer from {self._client.base_url} ({self._reason(error)})"))
         except openai.APIStatusError as error:
-            return self._hidden(f"the endpoint answered with status {error.status_code} ({_reason(error)})")
-        except (openai.OpenAIError, ValueError) as error:
-            return self._hidden(f"the endpoint's answer cannot be read ({_reason(error)})")
-        except (AttributeError, IndexError, KeyError, TypeError):
-            # The client hands on whatever comes with status 200: a page of HTML, an object without choices.
-            return self._hidden(f"{self._client.base_url} answered, but not with a completion")
+            said = f"status {error.status_code} ({self._reason(error)})"
+            return _Lost(self._hidden(f"the endpoint answered with {said}"))
+        except _Unread as error:
+            return _Lost(self._hidden(error.why), error.usage)
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            return _Lost(self._hidden(f"the endpoint's answer cannot be read ({self._reason(error)})"))
         self._lost = 0
         return found
 
+    @contextlib.contextmanager
+    def _reading(self, reply: Any) -> Iterator[None]:
+        """What the endpoint counts is owed, also where its reply cannot be read."""
+        try:
+            yield
+        except UNLIKE as error:
+            # The client hands on whatever comes with status 200: HTML, or an object without choices.
+            problem = f"{self._client.base_url} answered, but not with a completion"
+            raise _Unread(_usage(reply), problem) from error
+        except ValueError as error:
+            problem = f"the endpoint's answer cannot be read ({self._reason(error)})"
+            raise _Unread(_usage(reply), problem) from error
+
     def _refusal(self, error: openai.APIStatusError) -> UserError:
         """A refused key or an unknown model: the next item would fare no better."""
+        if error.status_code == 401 and self._parts.username is not None:
+            problem = "holds a user and a password that the endpoint refuses"
+            fix = "correct them, or leave them out: beside them OPENAI_API_KEY is not sent"
+            return UserError("sampler.url", "(hidden)", problem, fix)
         if error.status_code == 401:
             fix = f"set it to a key of {self._client.base_url}"
             return UserError("OPENAI_API_KEY", "(hidden)", "is refused by the endpoint", fix)
-        problem = self._hidden(f"is not to be had at {self._client.base_url} ({_reason(error)})")
+        problem = self._hidden(f"is not to be had at {self._client.base_url} ({self._reason(error)})")
         return UserError("sampler.model", self.model, problem, "check the model's name and sampler.url")
 
     def _count_loss(self, error: Exception) -> None:
@@ -212,13 +261,22 @@ class OpenAISampler:
             self._lost += 1
             if self._lost > 2 * self.concurrency:
                 raise RunFailed(
-                    f"Nothing answers at {self._client.base_url} ({_reason(error)})",
+                    f"Nothing answers at {self._client.base_url} ({self._reason(error)})",
                     "start the endpoint, or correct sampler.url, then run the same command again",
                 )
 
+    def _reason(self, error: Exception) -> str:
+        """What an error says, in one line. Secrets go before it is cut, for half a key is one too."""
+        # The client shows the messages of OpenAI's own layout alone.
+        silent = isinstance(getattr(error, "body", None), Mapping) and " - " not in str(error)
+        said = _said(cast("openai.APIStatusError", error)) if silent else str(error)
+        return " ".join(self._hidden(said).split())[:200] or type(error).__name__
+
     def _hidden(self, text: str) -> str:
         """The text without the key, and without what else of an address or a header is secret."""
-        return redact(text.replace(self._key, HIDDEN) if self._key else text)
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return redact(text)
 
     def _clean(self, text: str | None) -> str | None:
         """A reply as it came, but for what no file may hold: the key, and halves of characters."""
@@ -227,7 +285,9 @@ class OpenAISampler:
         # JSON can escape half of a pair, which servers send that cut text by UTF-16 units; UTF-8 has none.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
-        return text if len(self._key) < SHORTEST else text.replace(self._key, HIDDEN)
+        for secret in self._secrets:
+            text = text if len(secret) < SHORTEST else text.replace(secret, HIDDEN)
+        return text
 
     def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
         """Calls the endpoint; parameters that it refused before are left out or have their other name."""
@@ -287,13 +347,14 @@ class OpenAISampler:
         if listener.wants_text and (found := self._stream(request, index, listener, parameters)) is not None:
             return found
         reply = self._call(create, **parameters, logprobs=True)
-        chosen = reply.choices[0]
-        text = _written(chosen.message.content)
-        text = chosen.message.refusal if text is None else text
-        calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
-        told = chosen.logprobs.content if chosen.logprobs is not None else None
-        tokens = tuple((t.token, float(t.logprob)) for t in told or ())
-        found = _made(request, index, self._clean(text), chosen.finish_reason, _usage(reply), tokens, calls)
+        with self._reading(reply):
+            chosen = reply.choices[0]
+            text = _written(chosen.message.content)
+            text = chosen.message.refusal if text is None else text
+            calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
+            tokens = _tokens(chosen.logprobs)
+            clean = self._clean(text)
+            found = _made(request, index, clean, chosen.finish_reason, _usage(reply), tokens, calls)
         if listener.wants_text and found.completion is not None:
             listener.text(request, index, found.completion.text)
         return found
@@ -337,11 +398,14 @@ class OpenAISampler:
         """The continuation of a raw text, which no template touches."""
         parameters = self._parameters(request, index) | {"prompt": request.prompt.text}
         reply = self._call(self._client.completions.create, **parameters, logprobs=1)
-        chosen = reply.choices[0]
-        told = chosen.logprobs
-        tokens = () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
-        text = self._clean(chosen.text)
-        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
+        with self._reading(reply):
+            chosen = reply.choices[0]
+            told = chosen.logprobs
+            tokens = (
+                () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
+            )
+            text = self._clean(chosen.text)
+            return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
 
     def _first_tokens(self, prompt: Prompt) -> tuple[dict[str, float], Usage]:
         """The text and log-prob of each likely first token, and what they cost."""
@@ -349,9 +413,10 @@ class OpenAISampler:
             reply = self._call(
                 self._client.completions.create, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5
             )
-            told = reply.choices[0].logprobs
-            top = {} if told is None else (told.top_logprobs or [{}])[0]
-            return {token: float(logp) for token, logp in top.items()}, _usage(reply)
+            with self._reading(reply):
+                told = reply.choices[0].logprobs
+                most = {} if told is None else (told.top_logprobs or [{}])[0]
+                return {token: float(logp) for token, logp in most.items()}, _usage(reply)
         reply = self._call(
             self._client.chat.completions.create,
             **_conversation(prompt, {}),
@@ -360,10 +425,11 @@ class OpenAISampler:
             logprobs=True,
             top_logprobs=TOP,
         )
-        told = reply.choices[0].logprobs
-        first = (told.content or []) if told is not None else []
-        top = (first[0].top_logprobs or ()) if first else ()
-        return {t.token: float(t.logprob) for t in top}, _usage(reply)
+        with self._reading(reply):
+            told = reply.choices[0].logprobs
+            first = (told.content or []) if told is not None else []
+            top = (first[0].top_logprobs or ()) if first else ()
+            return {t.token: float(t.logprob) for t in top}, _usage(reply)
 
 
 @samplers.register("openai")
@@ -434,9 +500,17 @@ def _call(call: Any, clean: Callable[[str | None], str | None]) -> dict[str, Any
     return made | ({"id": call.id} if call.id else {})
 
 
+def _tokens(told: Any) -> tuple[tuple[str, float], ...]:
+    """Tokens of an answer with their log-probs; none where they cannot be read, for the text stands alone."""
+    try:
+        return tuple((t.token, float(t.logprob)) for t in (told.content if told is not None else None) or ())
+    except (AttributeError, TypeError, ValueError):
+        return ()
+
+
 def _usage(reply: Any) -> Usage:
     """Tokens as the endpoint counts them; 0 where it does not, or not in whole numbers."""
-    told = reply.usage
+    told = getattr(reply, "usage", None)
     counts = (getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None))
     # A count that is not one would corrupt the bill: the tokens are then as good as not told.
     read, written = (n if isinstance(n, int) and n >= 0 else None for n in counts)
@@ -479,11 +553,3 @@ def _said(error: openai.APIStatusError) -> str:
             yield value
 
     return " ".join([str(error), *words(error.body)])
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    # The client shows the messages of OpenAI's own layout alone.
-    silent = isinstance(getattr(error, "body", None), Mapping) and " - " not in str(error)
-    said = " ".join((_said(cast("openai.APIStatusError", error)) if silent else str(error)).split())
-    return said[:200] or type(error).__name__
