@@ -321,6 +321,33 @@ def test_max_cost_stops_before_it_is_passed_and_what_was_paid_is_kept(endpoint, 
     assert paid < 20
 
 
+def test_max_cost_is_that_of_all_commands_that_share_the_replies(endpoint, tmp_path):
+    """A supervisor that restarts a stopped command must not pay the limit once more each time."""
+    more = {"price": {"prompt": 1e4, "completion": 1e4}, "sampler": {"concurrency": 1}}
+    for _ in range(3):
+        with pytest.raises(RunFailed, match="max_cost 12") as stopped:
+            judge(endpoint, tmp_path, max_cost=12.0, **more).compare(pairs(10))
+    assert endpoint.answered * 2.01 <= 12.0
+    said = str(stopped.value)
+    assert f"The cost is {2.01 * endpoint.answered:.6g}, and the next call can take up to " in said
+    assert f"Earlier commands paid {2.01 * endpoint.answered:.6g} of it" in said
+    judge(endpoint, tmp_path, max_cost=100.0, **more).compare(pairs(10))
+    assert endpoint.answered == 20
+    # What failed was paid for as well, though there is nothing to keep.
+    endpoint.answer = lambda body, n: longer_wins(body, n) | {"choices": []}
+    judge(endpoint, tmp_path, max_cost=100.0, **more).compare(pairs(12))
+    with pytest.raises(RunFailed, match=r"The cost is 48.24,.*max_cost 48.5"):
+        judge(endpoint, tmp_path, max_cost=48.5, **more).compare(pairs(12))
+
+
+def test_max_cost_waits_for_calls_under_way_before_it_stops_anything(endpoint, tmp_path):
+    """What is booked for four calls at once is more than the last of them may cost."""
+    bill, price = Bill(), {"prompt": 1e4, "completion": 1e4}
+    mine = judge(endpoint, tmp_path, bill, price=price, max_cost=20 * 2.01 + 0.5)
+    assert all(found.p is not None for found in mine.compare(pairs(10)))
+    assert bill.cost == pytest.approx(20 * 2.01)
+
+
 def test_a_replay_is_offline_and_fails_on_a_miss(endpoint, tmp_path):
     first = judge(endpoint, tmp_path).compare(pairs(3))
     asked = len(endpoint.bodies)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
@@ -47,9 +48,11 @@ class Bill:
 
     Args:
         limit: no call is made that could pass it; None is no limit.
+        before: what earlier commands paid, by the file that keeps the replies.
     """
 
     limit: float | None = None
+    before: dict[Path, float] = field(default_factory=dict)
     calls: int = 0
     """Questions that were asked and answered."""
     kept: int = 0
@@ -58,34 +61,57 @@ class Bill:
     cost: float = 0.0
     uncounted: int = 0
     """Calls whose tokens the endpoint did not tell; theirs are estimated."""
-    _under_way: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _booked: float = 0.0
+    _under_way: int = 0
+    _ended: threading.Condition = field(default_factory=threading.Condition, repr=False)
+
+    @property
+    def spent(self) -> float:
+        """What counts towards the limit: a limit that each restart began anew would be none."""
+        return self.cost + sum(self.before.values())
 
     def begin(self, most: float) -> None:
         """Books the most that a call can cost. Raises RunFailed where that would pass the limit."""
-        with self._lock:
-            if self.limit is not None and self.cost + self._under_way + most > self.limit:
-                raise RunFailed(
-                    f"The next call could bring the cost from {self.cost:.6g} above max_cost {self.limit:g}",
-                    "raise max_cost and run the same command again: what was paid for is kept",
-                )
-            self._under_way += most
+        with self._ended:
+            # Calls under way mostly cost less than was booked for them.
+            while self._under_way and self._passes(self._booked + most) and not self._passes(most):
+                self._ended.wait()
+            if self._passes(most):
+                raise self._limited(most)
+            self._booked += most
+            self._under_way += 1
+
+    def _passes(self, more: float) -> bool:
+        return self.limit is not None and self.spent + more > self.limit
+
+    def _limited(self, most: float) -> RunFailed:
+        before = sum(self.before.values())
+        files = ", ".join(str(path) for path, cost in self.before.items() if cost)
+        return RunFailed(
+            f"The cost is {self.spent:.6g}, and the next call can take up to {most:.6g} more: "
+            f"that could bring it above max_cost {self.limit:g}",
+            "raise max_cost and run the same command again: what was paid for is kept",
+            f"Earlier commands paid {before:.6g} of it, for the replies in {files}." if before else "",
+        )
 
     def end(self, most: float, calls: int, usage: Usage, cost: float, uncounted: int = 0) -> None:
         """Books what the calls did cost, in place of the most that they could."""
-        with self._lock:
-            self._under_way -= most
+        with self._ended:
+            self._under_way -= 1
+            # Sums of fractions leave a rest, which is nobody's.
+            self._booked = self._booked - most if self._under_way else 0.0
             self.calls += calls
             self.uncounted += uncounted
             self.usage += usage
             self.cost += cost
+            self._ended.notify_all()
 
     def line(self) -> str:
         """The bill in one line for a person."""
         words = [f"{self.calls} calls", *([f"{self.kept} kept"] if self.kept else [])]
         words.append(f"{self.usage.prompt_tokens + self.usage.tokens} tokens")
         if self.cost or self.limit is not None:
-            words.append(f"cost {self.cost:.4g}" + ("" if self.limit is None else f" of {self.limit:g}"))
+            words.append(f"cost {self.spent:.4g}" + ("" if self.limit is None else f" of {self.limit:g}"))
         if self.uncounted:
             words.append(f"tokens of {self.uncounted} estimated")
         return ", ".join(words)
@@ -275,7 +301,8 @@ class PaidChat:
         # A failure may pass, and is asked again in the next run.
         pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
         if self.replies is not None:
-            self.replies.put((key, _plain(r)) for key, r in pairs if not r.problem)
+            kept = [(key, _plain(r)) for key, r in pairs if not r.problem]
+            self.replies.put(kept, self.rate.of(spent))
         return pairs
 
 

@@ -120,6 +120,8 @@ class Talker:
         replies = None
         if self.cache is not None:
             replies = Replies(self.cache, f"{self.where}.cache", self.replay)
+            if not self.replay:
+                self.bill.before.setdefault(self.cache.resolve(), replies.paid)
         elif self.replay:
             raise UserError(
                 f"{self.where}.replay", True, "has no cache to replay", "name one: cache: replies.sqlite"
