@@ -149,6 +149,26 @@ def test_a_policy_must_have_room_before_it_is_sharded(words, opened, ends):
     assert whole == pytest.approx(opened * 4 * 70.55e9, rel=0.01)
 
 
+def test_what_is_too_large_to_be_opened_is_told_what_helps():
+    words = ["--set", "stages.grpo.train.adapter={r: 16}", "--gpus", "256"]
+    said, _ = kilter("recipes/cluster-70b.yaml", *words, code=2)
+    assert "Fix: Train all weights, or use a smaller model." in " ".join(said.split())
+    # What is opened when the policy has been put by does not count; else it does, as rollouts here do.
+    roles, frozen = frozenset({"learner", "rollout", "critic", "reference"}), {"reference": 1}
+    for rests, place in ((True, "critic"), (False, "critic and reference and rollout")):
+        work = plans.Work(SIZES, roles, 2, frozen, opened=1, rests=rests, shard=8)
+        ways = f"set place: apart for {place}, or use a smaller model"
+        assert plans.remedies(ClusterSpec(), work, "opening") == ("learner", ways)
+
+
+def test_a_critic_apart_is_opened_before_it_is_sharded():
+    cluster = {"learner": {"processes": 8}, "critic": {"place": "apart", "processes": 4}}
+    step = plans.Work(SIZES, frozenset({"learner", "critic"}), shard=8)
+    memory = plans.make(ClusterSpec(**cluster), step, plans.Machines()).memory
+    assert memory["opening the critic"]["whole weights, not yet sharded"] == 4 * SIZES.parameters
+    assert memory["critic"]["weights, gradients, moments"] == 4 * SIZES.parameters
+
+
 def test_sharded_weights_that_answer_here_take_a_copy_on_every_gpu():
     """In float32, at both peaks; whole weights answer themselves, and engines have their own."""
     here = ["--set", "stages.grpo.train.cluster.rollout={place: here}"]

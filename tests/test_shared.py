@@ -184,13 +184,14 @@ def test_a_sample_that_nobody_asked_for_is_named(monkeypatch):
         (["4", "5", "6", "7"], 2, "4,5"),
         (["2"], 1, "2"),
         (["0,1,2,3"], 1, "0"),
+        (["0,1", "2,3"], 2, "0,2"),
         (["GPU-6d", "GPU-7e"], 2, "GPU-6d,GPU-7e"),
         (["", ""], 1, ""),
     ],
 )
 def test_an_engine_beside_sees_the_gpus_of_its_team_alone(own, count, devices, monkeypatch):
     """Ray lets it see all of the machine: two engines would take the first one."""
-    assert _devices(Team(gather=lambda value: own), count) == devices
+    assert _devices(Team(size=len(own), gather=lambda value: own), count) == devices
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,20 @@ def test_modules_without_numbers_are_those_of_the_model(tiny):
     assert [n for n, _ in whole.named_buffers()] == [n for n, _ in empty.named_buffers()]
 
 
+def test_a_head_that_lies_in_the_files_is_no_tied_one(tmp_path):
+    """The configuration says tied, and transformers loads two matrices: ranks would differ in their weights."""
+    make_model(tmp_path, tie_word_embeddings=True)
+    assert fillable(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    own = weights | {"lm_head.weight": weights["model.embed_tokens.weight"] + 1}
+    save_file(own, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert not fillable(tmp_path)
+
+
 def test_what_keeps_numbers_elsewhere_is_opened_by_every_rank(tiny, tmp_path, monkeypatch):
     """A tensor that is neither parameter nor buffer would stay without numbers."""
-    found = loads.outline(tiny)
-    odd = type("Odd", (), {"modules": lambda self: [*found.modules(), holder]})()
-    holder = torch.nn.Module()
-    holder.table = torch.zeros(2)
-    monkeypatch.setattr(loads, "outline", lambda folder: odd)
+    found = empty_causal(tiny)
+    found.odd = torch.nn.Module()
+    found.odd.table = torch.zeros(2)
+    monkeypatch.setattr(loads, "outline", lambda folder: found)
     assert not fillable(tiny)

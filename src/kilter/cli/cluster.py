@@ -169,6 +169,8 @@ def _plan(
         f"a step: {step.prompts} prompts, {step.tokens / 1e6:.3g} million tokens, "
         f"prompts of {step.prompt:.0f} and answers of {step.answer:.0f} on average",
     ]
+    if step.shard > 1 and step.opened < step.trained:
+        notes.append("taken to be plain weights, which one rank opens for all: the policy")
     if teacher is not None:
         notes.append(f"teacher: {teacher[0].parameters / 1e9:.3g}e9 parameters, by {teacher[1]}")
     # Nobody has opened them: what a stage makes may be of any size.

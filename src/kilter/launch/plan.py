@@ -360,7 +360,10 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
     if spec.critic.place != "here" and "critic" in work.roles:
         # Its processes divide the weights where those of the learner do. Each opens all of them before that.
         parts = spec.critic.workers if share > 1 else 1
-        found["critic"] = {"weights, gradients, moments": max(state / parts, FROZEN * whole)} | {
+        if parts > 1:
+            unsharded = {"whole weights, not yet sharded": FROZEN * whole}
+            found["opening the critic"] = unsharded | {"libraries": LIBRARIES}
+        found["critic"] = {"weights, gradients, moments": state / parts} | {
             "activations": work.activations,
             "libraries": LIBRARIES,
         }
@@ -374,7 +377,10 @@ def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
     near = sorted(trained | {name for name in work.frozen if roles[name].place != "apart"})
     if peak == "opening":
         ways = ["train all weights" if work.adapter else "", "use a smaller model"]
-        return "learner", any_of([f"set place: apart for {' and '.join(near)}" if near else "", *ways])
+        move = sorted(trained) if work.rests else [*near, *(["rollout"] if rollout.place == "here" else [])]
+        return "learner", any_of([f"set place: apart for {' and '.join(move)}" if move else "", *ways])
+    if peak == "opening the critic":
+        return "critic", "use a smaller model there"
     if peak == "learning":
         ways = [
             "raise learner.processes" + (" with fsdp: true" if work.shard == 1 else ""),

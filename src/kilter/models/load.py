@@ -113,12 +113,19 @@ def as_stored(folder: Path, dtype: torch.dtype) -> list[Path]:
     base, adapter = base_of(folder)
     if adapter is not None or any(folder.glob("*.py")):
         return []
-    bare, found = outline(base), stored(base)
-    head, names = bare.get_output_embeddings(), set(bare.state_dict())
-    # A head that is the embedding lies in no file.
-    if bare.config.get_text_config().tie_word_embeddings:
-        names -= {f"{name}.weight" for name, module in bare.named_modules() if module is head}
+    found, (names, _) = stored(base), own_names(base)
     return weight_files(base) if found.keys() == names and set(found.values()) == {dtype} else []
+
+
+def own_names(base: Path) -> tuple[set[str], str]:
+    """Names of a policy's weights that lie in its files, and that of a tied head; "" without one."""
+    bare = outline(base)
+    names = set(bare.state_dict())
+    if not bare.config.get_text_config().tie_word_embeddings:
+        return names, ""
+    head = bare.get_output_embeddings()
+    tied = next((f"{name}.weight" for name, module in bare.named_modules() if module is head), "")
+    return names - {tied}, tied
 
 
 def _with_adapter(model: Any, adapter: Path, folder: Path, dtype: torch.dtype) -> Any:
@@ -180,13 +187,14 @@ def empty_causal(folder: Path) -> Any:
 def fillable(folder: Path) -> bool:
     """Whether `empty_causal` lacks only parameters and buffers, so that another process can fill it."""
     base, adapter = base_of(folder)
-    if (
-        adapter is not None
-        or any(base.glob("*.py"))
-        or read_json(base / "config.json").get("quantization_config")
-    ):
+    quantised = read_json(base / "config.json").get("quantization_config")
+    if adapter is not None or any(base.glob("*.py")) or quantised:
         return False
-    return not any(torch.is_tensor(value) for m in outline(base).modules() for value in vars(m).values())
+    names, head = own_names(base)
+    found = stored(base).keys()
+    # A head that lies in the files is not tied, whatever the configuration says.
+    loose = any(torch.is_tensor(value) for m in outline(base).modules() for value in vars(m).values())
+    return names <= found and head not in found and not loose
 
 
 def refuse_unfit(folder: Path, value: str, field: str = "model") -> None:

@@ -29,6 +29,7 @@ from kilter.models.resolve import base_of
 from kilter.models.tokenizer import load_tokenizer
 from kilter.progress import SILENT, Display, Progress
 from kilter.roles.open import OpenSpec, Ready, open_empty, open_encoder, open_model
+from kilter.runtime import all_cores
 from kilter.training.apart.critic import CriticWorker, PooledCritic
 from kilter.training.apart.reference import PooledReference
 from kilter.training.config import TrainSpec
@@ -82,6 +83,7 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     if resting:
         # A layer comes to the GPU when it is divided.
         job.engine.divide(scorer)
+        _give_back()
     return scorer
 
 
@@ -89,6 +91,13 @@ def _put_by(policy: Scorer) -> None:
     """Leaves the GPU to the next model; what has no numbers takes no place."""
     if not next(policy.parameters()).is_meta:
         policy.to("cpu")
+    _give_back()
+
+
+def _give_back() -> None:
+    """Returns freed memory of the GPU: engines and other processes count what is free."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _opened_once(job: Job, opening: OpenSpec, encoder: Encoder) -> Ready:
@@ -97,12 +106,13 @@ def _opened_once(job: Job, opening: OpenSpec, encoder: Encoder) -> Ready:
     told: tuple[Any, ...] = (None, (), "", ())
     if job.engine.is_main:
         try:
-            ready = open_model(replace(opening, device=_roomy(job)), encoder)
+            with all_cores():
+                ready = open_model(replace(opening, device=_roomy(job)), encoder)
             told = ready.finding, ready.scorer.slimmed, "", ()
         except KilterError as error:
             told = None, (), type(error).__name__, error.arguments
-    # What the first rank cannot open, none can.
-    finding, slimmed, kind, arguments = job.engine.gather(told)[0]
+    # What the first rank cannot open, none can. To read and prove a large model takes it long.
+    finding, slimmed, kind, arguments = job.engine.team(1).gather(told)[0]
     if (failed := errors.made_again(kind, arguments)) is not None:
         raise failed
     return ready or open_empty(opening, encoder, finding, slimmed)
@@ -114,7 +124,10 @@ def _roomy(job: Job) -> torch.device:
     if device.type != "cuda":
         return device
     wanted = 4 * sum(p.numel() for p in outline(base_of(job.start)[0]).parameters())
-    return device if wanted < ROOM * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
+    if wanted < ROOM * torch.cuda.mem_get_info(device)[0]:
+        return device
+    job.say(f"forward: proven on the CPU, since one GPU has no room for {wanted / 1e9:.0f} GB")
+    return torch.device("cpu")
 
 
 def critic_apart(job: Job, encoder: Encoder) -> PooledCritic | None:

@@ -99,7 +99,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         folder: of the stage, for weights that travel as files.
         say: takes a line for people, before the run has its events.
         restarts: that the run has left; this learner and the next one share them.
-        rank: of this process of the learner. Each has workers of its own, and publishes to them.
+        rank: of this process of the learner. It publishes to the workers that are its own, if any.
         world: processes of the learner.
         teams: the ranks that share one of so many engines with this one; every rank calls it.
     """
@@ -201,6 +201,8 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         role = ROLLOUTS.get(sampler.name, _local)(self, policy, dtype, trained)
         arguments = {"opening": opening, "sampler": sampler, "dtype": dtype, **role.arguments}
         pool = self.pool("rollout", role.make, arguments, role.at_once, role.restarts)
+        # Engines start in minutes: no rank waits for another one's in the collectives of training.
+        self._teams(1).gather(None)
         verify, ahead = self.spec.verify_weights, self.spec.lookahead
         with doing("the first weights on their way to the rollout workers"):
             transport = role.transport(pool) if role.transport is not None else self._transport(pool)
@@ -292,7 +294,9 @@ def _vllm(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Ro
 
 def _devices(team: Team, count: int) -> str:
     """The first GPUs of a team, as CUDA_VISIBLE_DEVICES names them; "" where nobody restricts them."""
-    seen = [d for own in team.gather(os.environ.get("CUDA_VISIBLE_DEVICES", "")) for d in own.split(",") if d]
+    shown = [own.split(",") for own in team.gather(os.environ.get("CUDA_VISIBLE_DEVICES", ""))]
+    # A rank trains on the first GPU that it sees.
+    seen = [gpu for own in shown for gpu in (own if team.size == 1 else own[:1]) if gpu]
     return ",".join(seen[:count])
 
 

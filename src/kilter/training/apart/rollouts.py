@@ -115,7 +115,8 @@ class PooledSampler(Answerers):
         # A worker that comes later is greeted with the newest weights.
         self.pool.greet("load", replace(package, verify=bool(self.verify)))
         sent = self.transport.checksums(stream) if verify else {}
-        self._publications.append(Publication(package, sent, self.pool.every("load", package)))
+        if asked := self.pool.every("load", package):
+            self._publications.append(Publication(package, sent, asked))
         self.published += 1
         return self.version
 

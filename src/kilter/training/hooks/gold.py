@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kilter.seams import Hook, Step
 from kilter.training.checkpoint import Seal
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import GoldEvaluator, Monitors
+from kilter.training.monitors.gold import Evidence
 from kilter.training.state_file import read_values, write_values
 
 BEST = "best.safetensors"
@@ -96,7 +98,7 @@ class GoldEvidence(Hook):
         if done is None and self.best is not None:
             remove(self.best.path)
         if self.gold is not None and not history.entries:
-            first = self.gold()
+            first = self._found()
             first.require()
             self.monitors.evidence(0, first)
             self._keep(0)
@@ -106,9 +108,15 @@ class GoldEvidence(Hook):
         # A gold source may sample and score together: one process that wants evidence brings all to it.
         due = bool(self.engine.max(int(self.monitors.due(step.number))))
         if self.gold is not None and (due or step.number == self.total):
-            found = self.gold(self.monitors.gold.first_answers())
+            found = self._found(self.monitors.gold.first_answers())
             record |= self.monitors.evidence(step.number, found)
             self._keep(step.number)
+
+    def _found(self, first: Sequence[str] = ()) -> Evidence:
+        """The first process's: engines may have written other answers, and all processes decide alike."""
+        assert self.gold is not None, "there is a gold source"
+        found: Evidence = self.engine.gather(self.gold(first))[0]
+        return found
 
     def _keep(self, step: int) -> None:
         # The earliest of equals is kept: training on did not pay.
