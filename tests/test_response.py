@@ -513,7 +513,7 @@ def test_a_rate_is_corrected_with_the_errors_of_what_read_it(without_the_model):
     assert measured() == clues
     found = shipped_measurements()["kilter.evaluation.response"]
     assert found.accuracy().sensitivity == clues["sensitivity"] < both["sensitivity"]
-    assert (found.version, both["version"]) == ("5, by clues alone", 5)
+    assert (found.version, both["version"]) == ("6, by clues alone", 6)
     assert found.lowest()["sensitivity"] == min(
         rates["sensitivity"] for rates in clues["by_style"].values() if rates["n_positive"]
     )

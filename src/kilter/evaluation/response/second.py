@@ -14,7 +14,7 @@ from kilter.evaluation.response.model import narrow, wide
 
 SECOND = Path(__file__).with_name("second.npz")
 
-DOUBT = 2.0
+DOUBT = 2.5
 """Log-odds of the clues, for or against, below which the second reader decides."""
 
 

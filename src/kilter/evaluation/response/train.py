@@ -29,7 +29,7 @@ from kilter.evaluation.response import voices
 from kilter.evaluation.response.features import clues, hashed
 from kilter.evaluation.response.inner import PARTS, WIDTH, states
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
-from kilter.evaluation.response.reading import manner
+from kilter.evaluation.response.reading import manner, spoken
 from kilter.evaluation.response.rules import plain
 from kilter.evaluation.response.second import DOUBT, SECOND, Second
 from kilter.evaluation.response.written import FULL, HELPS, PARTIAL, Example, written
@@ -182,10 +182,11 @@ def _manners() -> Iterator[Example]:
 
 
 def examples(data: Path) -> list[Example]:
-    """All that is trained on."""
+    """All that is trained on, each answer as the reader sees it."""
     labels = json.loads(LABELS.read_text(encoding="utf-8"))
     read = [*_coconot(data, labels), *_hh(data, labels), *_others(data, labels)]
-    return [*read, *written(_acts(data), read), *_manners()]
+    found = [*read, *written(_acts(data), read), *_manners()]
+    return [replace(e, answer=spoken(e.answer)) for e in found]
 
 
 def weights(styles: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -511,7 +512,7 @@ def _seen(rows: Sequence[Example], at: NDArray[np.int_], kept: Path | None) -> N
     return seen
 
 
-VERSION = 5
+VERSION = 6
 """Of the instrument: another one reads otherwise."""
 
 SHOWN = (("sensitivity", "n_positive"), ("specificity", "n_negative"), ("partial_found", "n_partial"))
