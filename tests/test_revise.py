@@ -133,6 +133,19 @@ def test_prompts_that_critic_or_judge_failed_are_asked_anew(desk, done, tmp_path
     assert found.facts["rows"] == done.facts["rows"]
 
 
+def test_a_revise_without_any_answer_fails_and_says_why(desk, tmp_path, monkeypatch):
+    from kilter.errors import RunFailed
+    from kilter.sampling.scripted import ScriptedSampler
+    from kilter.types import Sample
+
+    fail = lambda self, requests, listener=None: (Sample(r, 0, None, "no luck") for r in requests)
+    monkeypatch.setattr(ScriptedSampler, "run", fail)
+    with pytest.raises(RunFailed, match=r"(\d+) of \1 answers failed: no luck"):
+        revise(desk, tmp_path)
+    monkeypatch.undo()
+    assert revise(desk, tmp_path).facts["accepted"]
+
+
 def test_chains_of_other_settings_are_never_gone_on_with(desk, tmp_path):
     """A flag that was added after nothing was accepted would change nothing, in silence."""
     assert revise(desk, tmp_path, allow_uncertified=False, limit=16).facts["rows"] == 0

@@ -11,6 +11,7 @@ import pytest
 
 from kilter import cli
 from kilter.data import store
+from kilter.types import Completion, Sample
 
 SCRIPT = [
     {"prompt": "Hello", "answer": "Good day"},
@@ -254,6 +255,57 @@ def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(
     assert asked() == [f"q{n}" for n in range(7)]
     assert (tmp_path / "asked").read_text().split() == ["q6", "q5", "q4", "q3", "q2", "q3", "q2", "q1", "q0"]
     assert [len(g.completions) for g in store.read(path)] == [2, 2, 2, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (lambda wanted: None, "its `run` gave a NoneType, and no samples"),
+        (lambda wanted: ["text"], "it gave a str where a sample of a request belongs"),
+        (lambda wanted: [Sample("0", 0, Completion("a"))], "it gave a Sample where a sample of a request"),
+        (lambda wanted: [Sample(wanted[0], 0, Completion(None))], "a completion whose text is a NoneType"),
+        (lambda wanted: [Sample(wanted[0], 0, 7)], "it gave a completion whose text is a int"),
+    ],
+)
+def test_a_sampler_that_gives_something_else_than_samples_is_named(given, named):
+    from kilter.errors import RunFailed
+    from kilter.sampling.collect import collect, requests
+    from kilter.types import Prompt, SamplerFacts, SamplingParams
+
+    class Mine:
+        facts = SamplerFacts()
+
+        def run(self, wanted, listener=None):
+            return given(wanted)
+
+    with pytest.raises(RunFailed, match=f"The sampler Mine is wrong: .*{named}"):
+        collect(Mine(), requests([Prompt(text="q")], 1, SamplingParams(4)))
+
+
+def test_a_sampler_without_a_method_is_named(tmp_path):
+    from kilter.errors import UserError
+    from kilter.sampling.build import SamplerContext, build
+    from kilter.sampling.config import SamplerKind
+
+    (tmp_path / "own.py").write_text("class Mine:\n    facts = None\n    def run(self, wanted): ...\n")
+    with pytest.raises(UserError, match=r"own.py:Mine' has no close"):
+        build(SamplerContext(SamplerKind(name=f"{tmp_path}/own.py:Mine"), lambda: None))
+
+
+@pytest.mark.parametrize("does", ["raise ConnectionError('gone')", "yield next(iter(()))"])
+def test_an_error_in_a_file_of_ones_own_names_the_file_and_the_line(does, tmp_path, capsys):
+    """An error of the network is an OSError, and the end of an iterator one of Python's own."""
+    from kilter.cli import _show_failure
+    from kilter.sampling.registry import samplers
+
+    (tmp_path / "own.py").write_text(f"def run():\n    yield 1\n    {does}\n")
+    run = samplers.get(f"{tmp_path}/own.py:run", "sampler")
+    with pytest.raises((OSError, RuntimeError)) as failed:
+        list(run())
+    _show_failure(failed.value)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"own.py line 3: {failed.type.__name__}: " in said
+    assert "Fix: Correct " in said
 
 
 @pytest.mark.parametrize(

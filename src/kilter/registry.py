@@ -47,9 +47,11 @@ def user_file(error: BaseException) -> Path | None:
 
 def _user_frames(error: BaseException) -> list[tuple[Path, int]]:
     """Frames of the traceback that lie in a user's file, innermost first."""
+    # A generator's StopIteration becomes an error of Python's own, whose traceback lacks the generator.
     found = [
         (f.f_code.co_filename, line)
-        for f, line in traceback.walk_tb(error.__traceback__)
+        for one in (error, error.__cause__)
+        for f, line in traceback.walk_tb(None if one is None else one.__traceback__)
         if str(f.f_globals.get("__name__", "")).startswith(USER_MODULE)
     ]
     return [(Path(name), line) for name, line in reversed(found)]

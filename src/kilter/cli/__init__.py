@@ -209,12 +209,12 @@ def _show_failure(error: BaseException) -> None:
     )
     if isinstance(error, SystemExit):
         problem, fix = f"Something ended the process by sys.exit({error.code!r}).", "See --debug for where."
-    if isinstance(error, OSError):
-        problem = str(error)
-        fix = "Check disk space and permissions, then run the same command again to resume."
-    elif (path := user_file(error)) is not None:
+    if (path := user_file(error)) is not None:
         problem = f"{path} line {user_line(error)}: {problem}"
         fix = f"Correct {path}. --debug shows the whole way there."
+    elif isinstance(error, OSError):
+        problem = str(error)
+        fix = "Check disk space and permissions, then run the same command again to resume."
     err.print(styled("[red bold]stopped[/]: "), end="")
     err.print(redact(f"{problem}\nFix: {fix}"), soft_wrap=True)
 

@@ -102,7 +102,12 @@ def build(context: SamplerContext, where: str = "sampler") -> Sampler:
     factory, options = _options(context.spec, where)
     if "context" in inspect.signature(factory).parameters:
         options = options | {"context": context}
-    return factory(**options)
+    made = factory(**options)
+    lacks = [name for name in ("facts", "run", "close") if not hasattr(made, name)]
+    if lacks:
+        fix = "give it facts, run, sync and close, as docs/samplers.md shows"
+        raise UserError(f"{where}.name", context.spec.name, f"has no {lacks[0]}", fix)
+    return made
 
 
 def _options(spec: SamplerKind, where: str) -> tuple[Callable[..., Sampler], dict[str, Any]]:

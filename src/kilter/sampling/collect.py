@@ -157,7 +157,7 @@ def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Reque
     """
     sizes, came = {r.id: r.k for r in wanted}, set[tuple[str, int]]()
     skipped = {(r.id, i) for r in wanted for i in r.skip}
-    for sample in samples:
+    for sample in _given(samples, sampler):
         named, index = sample.request.id, sample.index
         wrong = ""
         if named not in sizes:
@@ -167,11 +167,28 @@ def as_asked(samples: Iterable[Sample], sampler: Sampler, wanted: Sequence[Reque
         elif (named, index) in came:
             wrong = f"it gave sample {index} of request {named} twice"
         if wrong:
-            problem = f"The sampler {type(sampler).__name__} is wrong: {wrong}."
-            raise RunFailed(problem, "make it yield each sample of its requests once, from index 0 on")
+            raise _wrong(sampler, wrong)
         came.add((named, index))
         if (named, index) not in skipped:
             yield sample
+
+
+def _given(samples: Any, sampler: Sampler) -> Iterator[Sample]:
+    """Samples whose parts are of their types, whatever a sampler of the user's own gives."""
+    if not isinstance(samples, Iterable):
+        raise _wrong(sampler, f"its `run` gave a {type(samples).__name__}, and no samples")
+    for sample in samples:
+        if not (isinstance(sample, Sample) and isinstance(sample.request, Request)):
+            raise _wrong(sampler, f"it gave a {type(sample).__name__} where a sample of a request belongs")
+        made = sample.completion
+        if made is not None and not isinstance(text := getattr(made, "text", made), str):
+            raise _wrong(sampler, f"it gave a completion whose text is a {type(text).__name__}")
+        yield sample
+
+
+def _wrong(sampler: Sampler, what: str) -> RunFailed:
+    problem = f"The sampler {type(sampler).__name__} is wrong: {what}."
+    return RunFailed(problem, "make it yield each sample of its requests once, from index 0 on")
 
 
 def answers(

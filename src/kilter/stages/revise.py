@@ -210,7 +210,12 @@ class Revise(StageKind[ReviseSpec]):
         from kilter.data import store
 
         prompts = prompts_of(spec, work)
-        _answer(spec, work, prompts, folder)
+        problems = _answer(spec, work, prompts, folder)
+        if problems:
+            said = f"{len(problems)} of {len(prompts)} answers failed: {problems[0]}"
+            if len(problems) == len(prompts):
+                raise RunFailed(said, "correct the request or the sampler that this reason names")
+            work.console.print(f"  {said}", soft_wrap=True)
         # Those that have a chain already stay in its place.
         answers = in_order(folder / ANSWERS, prompts, sum(1 for _ in read_lines(folder / CHAINS)))
         history = _revise(spec, work, answers, folder)
@@ -278,8 +283,12 @@ def _model(spec: ReviseSpec, work: Workspace) -> Path | str:
     return work.model(spec.model) if spec.sampler.opens else spec.sampler.model or ""
 
 
-def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder: Path) -> None:
-    """Appends first answers as they come; a failed one is asked again by the next run."""
+def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder: Path) -> list[str]:
+    """Appends first answers as they come; a failed one is asked again by the next run.
+
+    Returns:
+        Why prompts have no answer, one reason each.
+    """
     from kilter.data import store
     from kilter.data.dataset import prompt_key
     from kilter.progress import Display, OnDisplay
@@ -289,8 +298,9 @@ def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder
 
     there = {prompt_key(g.prompt) for g in store.read(folder / ANSWERS)}
     todo = [p for p in prompts if prompt_key(p) not in there]
+    problems: list[str] = []
     if not todo:
-        return
+        return problems
     room = None if spec.max_length is None else spec.max_length - spec.sampler.max_new_tokens
     opening = OpenSpec(
         _model(spec, work),
@@ -310,8 +320,9 @@ def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder
                 store.append(folder / ANSWERS, rows)
 
             underway = begin(sampler, requests(part, 1, spec.params()))
-            finish(underway, OnDisplay(display, len(there)), arrived)
+            problems += finish(underway, OnDisplay(display, len(there)), arrived).problems
             there |= {prompt_key(p) for p in part}
+    return problems
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
