@@ -183,6 +183,13 @@ def test_yaml_with_tags_or_of_another_kind_is_refused(monkeypatch, capsys, tmp_p
     assert "Fix: " in said and "Traceback" not in said
 
 
+def test_a_critic_in_a_file_that_is_not_there_is_a_mistake_of_the_user(tmp_path):
+    from kilter.constitution.opening import critic_of_text
+
+    with pytest.raises(UserError, match=r"`--critic` = '.*nowhere.yaml' names no file"):
+        critic_of_text(str(tmp_path / "nowhere.yaml"))
+
+
 def test_priorities_are_numbers_or_names():
     c = build(document(P, P | {"id": "b", "priority": 3}, P | {"id": "c", "priority": {"above": ["kind"]}}))
     assert dict(c.tiers) == {"kind": 1, "b": 3, "c": 0}

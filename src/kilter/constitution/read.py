@@ -67,6 +67,8 @@ def _is_json(path: Path) -> bool:
 
 def read(path: Path, field: str) -> Any:
     """Plain data from a YAML or JSON file. Raises UserError."""
+    if not path.is_file():
+        raise UserError(field, str(path), "names no file", "correct the path")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if _is_json(path):
