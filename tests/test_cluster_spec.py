@@ -476,7 +476,7 @@ def test_auto_joins_what_was_started_by_hand_and_no_runs_own(rays, monkeypatch):
         started.address("auto")
     assert found.value.code == 2
     rays(("ray", mine, True), ("elsewhere", other, True))
-    with pytest.raises(UserError, match=f"may mean several Rays .{mine}, {other}."):
+    with pytest.raises(UserError, match=f"leads to several Rays .{mine}, {other}."):
         started.address("auto")
     # Whoever names one means it, and where none runs Ray itself says so.
     assert started.address(theirs) == theirs

@@ -40,7 +40,7 @@ def address(asked: str) -> str:
         fix = "start one with `ray start --head`, or use address: local"
         raise UserError("cluster.address", asked, problem, fix)
     if len(begun) > 1:
-        problem = f"may mean several Rays ({', '.join(begun)})"
+        problem = f"leads to several Rays ({', '.join(begun)})"
         raise UserError("cluster.address", asked, problem, "give the address of one of them")
     return begun[0] if begun else asked
 
