@@ -345,6 +345,23 @@ def test_an_address_where_nobody_is_ends_the_run(endpoint, monkeypatch):
         collect(dead, requests([prompt(str(n)) for n in range(9)], 1, PARAMS))
 
 
+@pytest.mark.parametrize(
+    ("url", "echoed"),
+    [
+        ("http://h/v1?subscription-key=abcd-efgh-ijkl", ["abcd-efgh-ijkl"]),
+        ("http://h/v1?code=abcd%2Fefgh%2Bijkl", ["abcd%2Fefgh%2Bijkl", "abcd/efgh+ijkl"]),
+        ("http://abcdefghijkl@h/v1", ["abcdefghijkl", "YWJjZGVmZ2hpamtsOg=="]),
+        ("http://me:pass%40word12@h/v1", ["pass@word12", "pass%40word12", "bWU6cGFzc0B3b3JkMTI="]),
+        ("http://h/v1?api-version=2024-10-21", []),
+    ],
+)
+def test_secrets_of_an_address_are_known_in_the_forms_that_servers_echo(url, echoed):
+    from kilter.redaction import secrets_of
+
+    assert set(echoed) <= set(secrets_of("", url))
+    assert bool(echoed) == bool(secrets_of("", url))
+
+
 def test_text_streams_in_pieces(endpoint, sampler):
     def chunk(text, reason=None, usage=None):
         choices = [] if text is None else [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]
@@ -360,6 +377,29 @@ def test_text_streams_in_pieces(endpoint, sampler):
     assert (reply.text, reply.usage, reply.problem) == ("One, two", Usage(4, 3), "")
     endpoint.plan["Count"] = [(200, chunk("One"), {"Content-Type": "text/event-stream"})]
     assert "broke off" in SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append).problem
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        {"choices": None},
+        {"choices": [{"index": 0, "delta": None}]},
+        {"choices": [{"index": 0, "delta": {"content": ["a"]}}]},
+        None,
+        [1],
+        "x",
+    ],
+    ids=str,
+)
+def test_pieces_that_are_none_fail_one_answer_and_what_was_counted_is_owed(piece, endpoint, sampler):
+    row = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    usage = {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    odd = row | piece if isinstance(piece, dict) else piece
+    lines = "".join(f"data: {json.dumps(part)}\n\n" for part in (row | {"choices": [], "usage": usage}, odd))
+    endpoint.plan["Count"] = [(200, lines, {"Content-Type": "text/event-stream"})]
+    reply = SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, lambda text: None)
+    assert "not with pieces of a completion" in reply.problem or "broke off" in reply.problem
+    assert reply.usage == Usage(4, 3)
 
 
 @pytest.mark.parametrize("said", [None, "stream: not supported", "Streaming is not supported by this model"])

@@ -340,6 +340,22 @@ def test_max_cost_is_that_of_all_commands_that_share_the_replies(endpoint, tmp_p
         judge(endpoint, tmp_path, max_cost=48.5, **more).compare(pairs(12))
 
 
+def test_each_judge_of_a_file_of_replies_has_a_limit_of_its_own(endpoint, tmp_path, monkeypatch):
+    """A reward and the gold source, or the ranks of a run, keep their replies in one file."""
+    more = {"price": {"prompt": 1e4, "completion": 1e4}, "sampler": {"concurrency": 1}, "max_cost": 8.5}
+    other = more | {"sampler": {"concurrency": 1, "model": "n"}}
+    for again in (0, 2):
+        for settings in (more, other):
+            judge(endpoint, tmp_path, **settings).compare(pairs(2))
+        monkeypatch.setenv("RANK", "1")
+        judge(endpoint, tmp_path, **more).compare([*pairs(4)[2:], *pairs(2)][: 4 - again])
+        monkeypatch.delenv("RANK")
+    # 2 x 2 calls of either judge and 2 x 2 of the other rank, each 2.01, all of them once.
+    assert endpoint.answered == 12
+    with pytest.raises(RunFailed, match="The cost is 8.04"):
+        judge(endpoint, tmp_path, **more).compare(pairs(6)[4:])
+
+
 def test_max_cost_waits_for_calls_under_way_before_it_stops_anything(endpoint, tmp_path):
     """What is booked for four calls at once is more than the last of them may cost."""
     bill, price = Bill(), {"prompt": 1e4, "completion": 1e4}

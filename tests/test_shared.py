@@ -191,7 +191,14 @@ def test_a_sample_that_nobody_asked_for_is_named(monkeypatch):
 )
 def test_an_engine_beside_sees_the_gpus_of_its_team_alone(own, count, devices, monkeypatch):
     """Ray lets it see all of the machine: two engines would take the first one."""
-    assert _devices(Team(size=len(own), gather=lambda value: own), count) == devices
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    mine = own[0].split(",")
+    others = [part.split(",")[:1] for part in own[1:]]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own[0])
+    assert _devices(Team(size=len(own), gather=lambda value: [value, *others]), count) == devices
+    monkeypatch.setenv("LOCAL_RANK", str(len(mine) - 1))
+    expected = devices if len(own) == 1 else ",".join([mine[-1], *(p[0] for p in others)][:count])
+    assert _devices(Team(size=len(own), gather=lambda value: [value, *others]), count) == expected
 
 
 @pytest.mark.parametrize(

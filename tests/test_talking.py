@@ -264,7 +264,9 @@ def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(
         (lambda wanted: ["text"], "it gave a str where a sample of a request belongs"),
         (lambda wanted: [Sample("0", 0, Completion("a"))], "it gave a Sample where a sample of a request"),
         (lambda wanted: [Sample(wanted[0], 0, Completion(None))], "a completion whose text is a NoneType"),
-        (lambda wanted: [Sample(wanted[0], 0, 7)], "it gave a completion whose text is a int"),
+        (lambda wanted: [Sample(wanted[0], 0, 7)], "it gave a int where a Completion belongs"),
+        (lambda wanted: [Sample(wanted[0], 0, "hello")], "it gave a str where a Completion belongs"),
+        (lambda wanted: [Sample(wanted[0], 0, Completion("a"), usage=None)], "NoneType where Usage belongs"),
     ],
 )
 def test_a_sampler_that_gives_something_else_than_samples_is_named(given, named):

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
 HIDDEN = "***"
 
@@ -42,6 +42,9 @@ PLACES = (
 )
 """What is taken out of a text, and what stands there instead."""
 
+IN_QUERY = re.compile(rf"[\w.-]*(?:{_WORDS}|token|key|sig|code)", re.IGNORECASE)
+"""Parameters of an address whose value is a secret."""
+
 ENVIRONMENT = re.compile(r".*(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)", re.IGNORECASE)
 SHORTEST = 8
 """Characters of an environment variable below which it may be any word."""
@@ -64,14 +67,17 @@ def secrets_of(key: str, url: str) -> list[str]:
         url: may have a user and a password, or a query such as `?api_key=`.
     """
     parts = urlsplit(url)
-    found = {
-        key,
-        *(v for n, v in parse_qsl(parts.query) if NAMED.fullmatch(n) or n.lower() in ("key", "sig")),
-    }
-    if parts.password:
-        user, password = unquote(parts.username or ""), unquote(parts.password)
+    found = {key}
+    for pair in parts.query.split("&"):
+        name, _, raw = pair.partition("=")
+        if raw and IN_QUERY.fullmatch(unquote_plus(name)):
+            value = unquote_plus(raw)
+            found |= {raw, value, quote(value, safe=""), quote_plus(value)}
+    # A user without a password is a token.
+    if parts.password or parts.username:
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
         both = base64.b64encode(f"{user}:{password}".encode()).decode()
-        found |= {password, parts.password, both}
+        found |= {both, *((password, parts.password) if parts.password else (user, parts.username or ""))}
     found |= {json.dumps(text)[1:-1] for text in found} | {repr(text)[1:-1] for text in found}
     return sorted(found - {""}, key=len, reverse=True)
 

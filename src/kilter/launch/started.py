@@ -37,7 +37,7 @@ def address(asked: str) -> str:
     if running and not begun:
         found = ", ".join(sorted({where for where, _ in running}))
         problem = f"finds no Ray of `ray start` here, only what a program runs for itself ({found})"
-        fix = "start one with `ray start --head`, or use address: local"
+        fix = "start one with `ray start --head`, use address: local, or name that one as HOST:PORT"
         raise UserError("cluster.address", asked, problem, fix)
     if len(begun) > 1:
         problem = f"leads to several Rays ({', '.join(begun)})"

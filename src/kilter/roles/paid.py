@@ -48,11 +48,11 @@ class Bill:
 
     Args:
         limit: no call is made that could pass it; None is no limit.
-        before: what earlier commands paid, by the file that keeps the replies.
+        before: what earlier commands paid, by the file that keeps the replies and by who paid.
     """
 
     limit: float | None = None
-    before: dict[Path, float] = field(default_factory=dict)
+    before: dict[tuple[Path, str], float] = field(default_factory=dict)
     calls: int = 0
     """Questions that were asked and answered."""
     kept: int = 0
@@ -86,7 +86,7 @@ class Bill:
 
     def _limited(self, most: float) -> RunFailed:
         before = sum(self.before.values())
-        files = ", ".join(str(path) for path, cost in self.before.items() if cost)
+        files = ", ".join(sorted({str(path) for (path, _), cost in self.before.items() if cost}))
         return RunFailed(
             f"The cost is {self.spent:.6g}, and the next call can take up to {most:.6g} more: "
             f"that could bring it above max_cost {self.limit:g}",
@@ -160,6 +160,7 @@ class PaidChat:
         at_once: calls under way at once.
         chunk: asks that one call takes together. They are kept together too.
         ahead: the other one is a ChatAhead, so that `begin` sends something off.
+        payer: under whose name costs are kept beside the replies.
     """
 
     open: Callable[[], Chat]
@@ -172,6 +173,7 @@ class PaidChat:
     at_once: int = 1
     chunk: int = 32
     ahead: bool = False
+    payer: str = ""
     _begun: dict[str, _Begun[Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -302,7 +304,7 @@ class PaidChat:
         pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
         if self.replies is not None:
             kept = [(key, _plain(r)) for key, r in pairs if not r.problem]
-            self.replies.put(kept, self.rate.of(spent))
+            self.replies.put(kept, self.rate.of(spent), self.payer)
         return pairs
 
 

@@ -74,7 +74,7 @@ class Replies:
                 self._base.execute(
                     "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT, digest TEXT)"
                 )
-                self._base.execute("CREATE TABLE IF NOT EXISTS paid (one INTEGER PRIMARY KEY, cost REAL)")
+                self._base.execute("CREATE TABLE IF NOT EXISTS paid (who TEXT PRIMARY KEY, cost REAL)")
             self._base.execute("SELECT key, reply, digest FROM replies LIMIT 1")
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
@@ -117,12 +117,13 @@ class Replies:
             with self._lock:
                 self._base.execute("DELETE FROM replies WHERE key = ?", (key,))
 
-    def put(self, rows: Iterable[tuple[str, Mapping[str, Any]]], cost: float = 0.0) -> None:
+    def put(self, rows: Iterable[tuple[str, Mapping[str, Any]]], cost: float = 0.0, who: str = "") -> None:
         """Keeps replies. The first reply to a question stays: two processes then read the same one.
 
         Args:
             rows: questions' keys and replies.
             cost: of asking, also for those that sent nothing to keep.
+            who: asked.
         """
         values = [
             (key, text, digest_of_row(key, text)) for key, text in ((k, json.dumps(r)) for k, r in rows)
@@ -131,14 +132,13 @@ class Replies:
             with self._lock, self._base:
                 self._base.execute("BEGIN")
                 self._base.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", values)
-                more = "ON CONFLICT (one) DO UPDATE SET cost = cost + excluded.cost"
-                self._base.execute(f"INSERT INTO paid VALUES (1, ?) {more}", (cost,))
+                more = "ON CONFLICT (who) DO UPDATE SET cost = cost + excluded.cost"
+                self._base.execute(f"INSERT INTO paid VALUES (?, ?) {more}", (who, cost))
 
-    @property
-    def paid(self) -> float:
-        """What was paid for replies that lie here, and for failures beside them, by all commands."""
+    def paid(self, who: str) -> float:
+        """What somebody paid for replies that lie here, and for failures beside them, in all commands."""
         with self._lock:
-            row = self._base.execute("SELECT cost FROM paid").fetchone()
+            row = self._base.execute("SELECT cost FROM paid WHERE who = ?", (who,)).fetchone()
         return 0.0 if row is None else float(row[0])
 
     def __len__(self) -> int:

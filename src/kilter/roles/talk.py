@@ -16,7 +16,7 @@ from kilter.redaction import redacted
 from kilter.registry import user_files
 from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
-from kilter.roles.replies import Replies
+from kilter.roles.replies import Replies, key_of
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import READS, SamplerKind, has_host
 from kilter.seams import Sampler
@@ -96,6 +96,12 @@ class Talker:
         who |= {"code": code} if code else {}
         return who | ({"options": redacted(spec.options)} if spec.options else {})
 
+    @cached_property
+    def payer(self) -> str:
+        """Names who pays, of several that keep their replies in one file: the same in each command."""
+        rank = os.environ.get("RANK", "0")
+        return key_of({**self.identity, "version": self.version, "where": self.where, "rank": rank})
+
     @property
     def name(self) -> str:
         """What a person calls it."""
@@ -121,7 +127,7 @@ class Talker:
         if self.cache is not None:
             replies = Replies(self.cache, f"{self.where}.cache", self.replay)
             if not self.replay:
-                self.bill.before.setdefault(self.cache.resolve(), replies.paid)
+                self.bill.before.setdefault((self.cache.resolve(), self.payer), replies.paid(self.payer))
         elif self.replay:
             raise UserError(
                 f"{self.where}.replay", True, "has no cache to replay", "name one: cache: replies.sqlite"
@@ -138,6 +144,7 @@ class Talker:
             at_once,
             chunk,
             ahead=self.apart,
+            payer=self.payer,
         )
 
     def _open(self) -> SamplerChat:

@@ -181,8 +181,12 @@ def _given(samples: Any, sampler: Sampler) -> Iterator[Sample]:
         if not (isinstance(sample, Sample) and isinstance(sample.request, Request)):
             raise _wrong(sampler, f"it gave a {type(sample).__name__} where a sample of a request belongs")
         made = sample.completion
-        if made is not None and not isinstance(text := getattr(made, "text", made), str):
-            raise _wrong(sampler, f"it gave a completion whose text is a {type(text).__name__}")
+        if made is not None and not isinstance(made, Completion):
+            raise _wrong(sampler, f"it gave a {type(made).__name__} where a Completion belongs")
+        if made is not None and not isinstance(made.text, str):
+            raise _wrong(sampler, f"it gave a completion whose text is a {type(made.text).__name__}")
+        if not isinstance(sample.usage, Usage):
+            raise _wrong(sampler, f"it gave a {type(sample.usage).__name__} where Usage belongs")
         yield sample
 
 

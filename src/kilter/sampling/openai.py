@@ -377,21 +377,25 @@ class OpenAISampler:
                 return None
             raise
         text, reason, usage, pieces = "", None, Usage(), 0
-        with contextlib.closing(stream):
-            for chunk in stream:
-                pieces += 1
-                usage = _usage(chunk) if chunk.usage is not None else usage
-                # The last chunk has usage alone.
-                for chosen in chunk.choices[:1]:
-                    piece = chosen.delta.content or ""
-                    text, reason = text + piece, chosen.finish_reason or reason
-                    if piece:
-                        listener.text(request, index, piece)
+        try:
+            with contextlib.closing(stream):
+                for chunk in stream:
+                    pieces += 1
+                    usage = _usage(chunk) if chunk.usage is not None else usage
+                    # The last chunk has usage alone.
+                    for chosen in chunk.choices[:1]:
+                        piece = chosen.delta.content or ""
+                        text, reason = text + piece, chosen.finish_reason or reason
+                        if piece:
+                            listener.text(request, index, piece)
+        except UNLIKE as error:
+            problem = f"{self._client.base_url} answered, but not with pieces of a completion"
+            raise _Unread(usage, problem) from error
         # A connection that closes early looks like an end: only a reason makes it one.
         if not pieces:
             return None
         if reason is None:
-            raise ValueError("the stream broke off")
+            raise _Unread(usage, "the endpoint's answer cannot be read (the stream broke off)")
         return _made(request, index, self._clean(text), reason, usage)
 
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:

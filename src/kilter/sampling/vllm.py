@@ -60,7 +60,8 @@ def sampled(
         if isinstance(found, str):
             samples = [Sample(item.request, i, None, found) for i in item.numbers]
         else:
-            answers = zip(item.numbers, found * (len(item.numbers) // len(found)), strict=True)
+            # A greedy answer stands for all; a server that gives too few leaves the rest without one.
+            answers = zip(item.numbers, found * max(1, len(item.numbers) // max(1, len(found))), strict=False)
             samples = [_sample(item, i, encoder, answer, version) for i, answer in answers]
         done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
         listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))

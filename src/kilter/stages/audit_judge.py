@@ -133,7 +133,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         bill = found.bill
         made["cost"] |= {
             "calls": bill.calls,
-            "paid": round(bill.cost, 6),
+            "paid": round(bill.spent, 6),
             "prompt_tokens": bill.usage.prompt_tokens,
             "tokens": bill.usage.tokens,
         }

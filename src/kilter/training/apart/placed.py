@@ -294,10 +294,13 @@ def _vllm(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Ro
 
 def _devices(team: Team, count: int) -> str:
     """The first GPUs of a team, as CUDA_VISIBLE_DEVICES names them; "" where nobody restricts them."""
-    shown = [own.split(",") for own in team.gather(os.environ.get("CUDA_VISIBLE_DEVICES", ""))]
-    # A rank trains on the first GPU that it sees.
-    seen = [gpu for own in shown for gpu in (own if team.size == 1 else own[:1]) if gpu]
-    return ",".join(seen[:count])
+    mine, local = (
+        os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","),
+        int(os.environ.get("LOCAL_RANK", "0")),
+    )
+    # Of several that a rank sees it trains on one.
+    own = mine if team.size == 1 else mine[local : local + 1] or mine[:1]
+    return ",".join([gpu for part in team.gather(own) for gpu in part if gpu][:count])
 
 
 ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vllm": _vllm}
