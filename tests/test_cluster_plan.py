@@ -132,7 +132,6 @@ def test_the_70b_recipe_is_the_papers_column():
         (["stages.grpo.train.adapter={r: 16}"], 1, 2),
         # A critic is opened whole by each rank, when the policy has been put by.
         (["stages.grpo.train.method=ppo"], 1, 2),
-        (["stages.grpo.train.method=ppo", "stages.grpo.train.adapter={r: 16}"], 1, 2),
         # A copy that answers here needs the whole policy, and a critic is opened beside it.
         (
             ["stages.grpo.train.cluster.rollout={place: here}", "stages.grpo.train.sampler={name: local}"],

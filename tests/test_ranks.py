@@ -239,9 +239,7 @@ def sharing(world, engines, **settings):
 @pytest.mark.parametrize(
     ("name", "world", "engines", "lookahead", "changes"),
     [
-        ("grpo", 2, 1, 0, {}),
         ("grpo", 3, 2, 2, {}),
-        ("remax", 3, 1, 0, {}),
         ("remax", 3, 2, 1, {}),
         ("online_dpo", 3, 2, 0, {}),
         ("dapo", 3, 1, 2, {"select": "drop_constant", "refill": 2}),

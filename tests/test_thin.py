@@ -23,7 +23,7 @@ from test_ranks import PROMPTS, online
 
 SFT = {"method": "sft", "learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0, "max_steps": 3}
 APART = {"learner": {"processes": 2}, "rollout": {"place": "apart"}}
-FRESH = {"grpo": {}, "ppo": {}, "ppo-adapter": {"adapter": {"r": 2}}}
+FRESH = {"ppo": {}, "ppo-adapter": {"adapter": {"r": 2}}}
 WATCHED = {"stop": False, "allow_truncation": True, "pin": False}
 
 
@@ -52,7 +52,7 @@ def in_two(folder):
     """On fixed data, tied and not; on answers of workers apart, which one rank asks for both, with and without a critic."""
     rows = load(DataSpec(path=str(folder / "pairs.jsonl"), heldout=0.0), "pairs").train
     for thin in (False, True):
-        for name in ("tied", "untied", "checkpointed"):
+        for name in ("untied", "checkpointed"):
             start = folder / name.replace("checkpointed", "tied")
             spec = TrainSpec.model_validate(
                 SFT | {"fsdp": True, "gradient_checkpointing": name == "checkpointed"}
@@ -79,11 +79,9 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "own", "once"),
     [
-        ("tied", 0, True),
         ("untied", 0, True),
         ("checkpointed", 0, True),
         ("bradley_terry", 0, False),
-        ("grpo", 0, True),
         ("ppo", 2, True),
         ("ppo-adapter", 2, False),
     ],
