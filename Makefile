@@ -60,7 +60,7 @@ test-vllm: setup-vllm
 
 # Ray on top of the environment of `make setup`: some 30 small packages.
 # Some machines forbid to keep compiled modules. Then each of many processes compiles all that it imports, for twice the time.
-test-ray test-vllm: export PYTHONDONTWRITEBYTECODE :=
+test test-ray test-vllm: export PYTHONDONTWRITEBYTECODE :=
 
 test-ray: setup
 	$(INSTALL) -c constraints.txt -e ".[cluster]"
@@ -88,9 +88,10 @@ format: setup
 	$(BIN)/ruff check --fix src tests bench examples docs
 	$(BIN)/ruff format src tests bench examples docs
 
-# Two workers of one thread each: the tests' models are small, and a file's fixtures are made once.
+# Two workers of one thread each: the tests' models are small, and a file's fixtures are made once. In the order of names: sorted by
+# their number of tests, the files with few and long ones come last, and one worker waits for the other.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm and not ray"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not vllm and not ray"
 
 test-all: setup
 	$(BIN)/python -m pytest

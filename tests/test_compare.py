@@ -106,6 +106,14 @@ def test_wrong_studies_are_refused(tiny, tmp_path, change, field):
 def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, capsys):
     path = write(tmp_path, spec(tiny))
     runs = str(tmp_path / "runs")
+    isolated, apart = [], launch.run
+
+    def run(trainer):
+        """The first cell in a process of its own, as all are; the others here, for the time that a process takes to start."""
+        isolated.append(trainer.out.name)
+        return (apart if isolated[-1] == "dpo__s0" else launch.train)(trainer)
+
+    monkeypatch.setattr(launch, "run", run)
     code, text = kilter(monkeypatch, capsys, "compare", path, "--dry-run", "--runs", runs)
     assert code == 0
     assert "4 runs of 2 methods, about" in text
@@ -113,6 +121,7 @@ def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, caps
     assert not (tmp_path / "runs").exists()
     code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)
     assert code == 0, text
+    assert isolated == ["start", "dpo__s0", "dpo__s1", "flat__s0", "flat__s1"]
     folder = tmp_path / "runs" / "toy"
     found = json.loads((folder / "compare.json").read_text())
     assert {r["title"] for r in found["rows"]} == {"dpo", "flat (ipo)"}
@@ -352,6 +361,7 @@ def test_what_varies_is_run_and_drawn(tiny, tmp_path, monkeypatch, capsys):
     vary = {"pairs.limit": [4, 8], "pairs.world.label_noise": [0.0, 0.5]}
     path = write(tmp_path, spec(tiny, vary=vary, seeds=[0], methods={"dpo": "dpo"}))
     runs = tmp_path / "runs"
+    monkeypatch.setattr(launch, "run", launch.train)  # a process for each run is tested above
     code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", str(runs))
     assert code == 0, text
     found = json.loads((runs / "toy" / "compare.json").read_text())
