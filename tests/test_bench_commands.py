@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -54,6 +55,7 @@ def test_it_runs(name, options, model, tmp_path, monkeypatch, capsys):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(r) + "\n" for r in CHAT))
     monkeypatch.setattr(sys, "argv", [name, "--model", str(model), "--data", str(data), *options])
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # both sides would take all cores, beside another test
     with contextlib.suppress(SystemExit):  # some end so; without a table they have failed
         importlib.import_module(f"bench.{name}").main()
     assert "\n| " in capsys.readouterr().out
