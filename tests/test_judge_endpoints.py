@@ -749,6 +749,67 @@ def test_labels_that_an_endpoint_failed_are_asked_anew_by_the_same_command(
     assert len((tmp_path / "l" / "groups.jsonl").read_text().splitlines()) == 6
 
 
+@pytest.fixture
+def audited(endpoint, tmp_path, monkeypatch, capsys):
+    """Runs an audit of the judge over the endpoint; returns its exit code and what it said."""
+    from kilter.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    own = {"sampler": {"name": "openai", "model": "m", "url": endpoint.url, "retries": 0}, "read": "text"}
+    (tmp_path / "judge.yaml").write_text(json.dumps(own))
+    rows = [{"prompt": f"Q{n}", "chosen": "long answer", "rejected": f"no {n}"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    probes = [x for name in ("unscored", "position", "consistency") for x in ("--probes", name)]
+
+    def run():
+        monkeypatch.setattr(
+            sys, "argv", ["kilter", "audit-judge", "judge.yaml", "--data", "pairs.jsonl", *probes]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((shown.out + shown.err).split())
+
+    return run
+
+
+def test_an_endpoint_that_is_down_is_not_a_bad_judge(endpoint, audited, tmp_path):
+    """Nothing is certified or refused, and what was paid before it went down is kept."""
+    (tmp_path / "judge.json").write_text("an older certificate")
+    down = (500, '{"error": {"message": "out of order"}}', NOW)
+    endpoint.answer = lambda body, n: longer_wins(body, n) if n <= 30 else down
+    code, said = audited()
+    assert code == 4
+    assert "of the 80 calls for `pairs` failed already, and at most 5 % may" in said
+    assert "The first failure: the endpoint answered with status 500" in said
+    assert "run the same command again: its answers are kept" in said
+    assert (tmp_path / "judge.json").read_text() == "an older certificate"
+    assert not (tmp_path / "judge.audit" / "judge.json").exists()
+
+    endpoint.answer = longer_wins
+    assert audited()[0] == 3
+    assert endpoint.answered == 80
+    assert json.loads((tmp_path / "judge.json").read_text())["failed"] == 0
+
+
+def test_a_judge_that_abstains_gets_its_certificate(endpoint, audited, tmp_path):
+    endpoint.answer = lambda body, n: completion("I would rather not say.")
+    assert audited()[0] == 1
+    found = json.loads((tmp_path / "judge.json").read_text())
+    assert (found["verdict"], found["failures"], found["failed"]) == ("refused", ["unscored"], 0)
+    assert found["metrics"]["unscored"]["value"] == 1.0
+
+
+def test_a_few_failed_calls_are_counted_apart_from_what_a_judge_withholds(endpoint, audited, tmp_path):
+    endpoint.answer = lambda body, n: FAILURES["500"] if n in (7, 50) else longer_wins(body, n)
+    code, said = audited()
+    assert (code, "failed 2 calls of the judge, which no metric counts" in said) == (3, True)
+    found = json.loads((tmp_path / "judge.json").read_text())
+    assert (found["failed"], list(found["failed_because"].values())) == (2, [2])
+    assert (found["unscored_because"], found["metrics"]["unscored"]["n"]) == ({}, 78)
+    assert found["metrics"]["unscored"]["value"] == 0.0
+
+
 def test_a_judge_over_an_endpoint_is_a_source_of_rewards(endpoint, tmp_path):
     sampler = {"name": "openai", "model": "m", "url": endpoint.url}
     source = feedback.build({"judge": {"sampler": sampler, "read": "text"}}, Context(folder=tmp_path))

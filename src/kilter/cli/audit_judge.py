@@ -86,7 +86,8 @@ OWN = [
 def audit_judge(**values: Any) -> None:
     """Measure a judge on labelled pairs: its biases, and how far people agree with it.
 
-    Writes a certificate that `kilter gate` asks for. Ends with 0 certified, 1 refused, 3 not decided.
+    Writes a certificate that `kilter gate` asks for. Ends with 0 certified, 1 refused, 3 not decided, and 4
+    without a certificate where the judge did not answer.
     """
     if values["compare"] is not None:
         _refuse_beside(values)

@@ -204,6 +204,8 @@ def lines(certificate: Certificate) -> list[str]:
     unmeasured = [name for name, m in certificate.metrics.items() if m.state == "not measured"]
     if unmeasured:
         found.append(f"not measured {', '.join(unmeasured)}")
+    if certificate.failed:
+        found.append(f"{'failed':<12} {certificate.failed} calls of the judge, which no metric counts")
     return [sentence(certificate), *found]
 
 

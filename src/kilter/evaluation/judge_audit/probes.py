@@ -257,8 +257,10 @@ def _ties(sheets: Sheets) -> Values:
 
 
 def _unscored(sheets: Sheets) -> Values:
-    missing = np.isnan(sheets["pairs"].scored).astype(float)
-    return Values(missing, sheets["pairs"].verdicts(missing))
+    """Of the verdicts that the judge gave or withheld: a call that failed is neither."""
+    sheet = sheets["pairs"]
+    missing = np.where(sheet.failed, np.nan, np.isnan(sheet.scored))
+    return Values(missing, sheet.verdicts(missing))
 
 
 def _mass(sheets: Sheets) -> Values:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from kilter.artifacts import append_lines, read_lines
 from kilter.data.dataset import prompt_key
+from kilter.errors import RunFailed
 from kilter.evaluation.judge_audit.probes import ASKS, PROBES, Material, Probe, Sheets
 from kilter.evaluation.judge_audit.report import shown
 from kilter.evaluation.judge_audit.sheet import Asked, sheet
@@ -30,8 +31,8 @@ VERDICTS = "verdicts.jsonl"
 CHUNK = 16
 """Comparisons that are handed to the judge together; so many verdicts can be lost by a kill."""
 
-Row = list[tuple[float | None, str, int, float | None, str]]
-"""Verdicts on one comparison as they stand on disk: value, order, repeat, mass, reason."""
+FAILED = 0.05
+"""Share of the verdicts on one thing that is asked which may fail; with more, the judge is not measured."""
 
 
 @dataclass(frozen=True)
@@ -94,38 +95,50 @@ class Audit:
     min_mass: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     """Why verdicts could not be read."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Why calls failed: they say nothing about the judge."""
 
     def sheets(self) -> Sheets:
-        """All verdicts. Asks for those that are not on disk, a few at a time."""
+        """All verdicts. Asks for those that are not on disk, a few at a time.
+
+        Raises:
+            RunFailed: too many calls failed to measure anything.
+        """
         asks, path = self.plan.asks, self.folder / VERDICTS
-        known = {str(row["key"]): row["verdicts"] for row in read_lines(path)}
+        known: dict[str, Sequence[Verdict]] = {
+            str(row["key"]): _verdicts(row["verdicts"]) for row in read_lines(path)
+        }
         total, done = self.plan.calls(), 0
         found: dict[str, Any] = {}
         with Display(self.console, self.title, total) as display:
             for name, asked in asks.items():
-                repeats = ASKS[name].repeats
+                repeats, failed = ASKS[name].repeats, list[Verdict]()
                 for first in range(0, len(asked), CHUNK):
                     chunk = asked[first : first + CHUNK]
-                    self._ask(chunk, repeats, known, path)
+                    failed += self._ask(chunk, repeats, known, path)
+                    _refuse_failed(name, failed, 2 * repeats * len(asked))
                     done += 2 * repeats * len(chunk)
                     display.update(done, name)
-                rows = [_verdicts(known[self._key(a, repeats)]) for a in asked]
-                found[name] = sheet(asked, rows, self.min_mass)
+                found[name] = sheet(asked, [known[self._key(a, repeats)] for a in asked], self.min_mass)
                 self.reasons.update(found[name].reasons)
+                self.failures.update(v.reason for v in failed)
         return found
 
-    def _ask(self, asked: Sequence[Asked], repeats: int, known: dict[str, Row], path: Path) -> None:
-        """Fills in the verdicts that are missing. One that failed before is asked for again."""
+    def _ask(
+        self, asked: Sequence[Asked], repeats: int, known: dict[str, Sequence[Verdict]], path: Path
+    ) -> list[Verdict]:
+        """Fills in the verdicts that are missing, and returns those that failed.
+
+        One that failed in an earlier run is asked for again.
+        """
         missing = {key: a for a in asked if not _whole(known.get(key := self._key(a, repeats)))}
         if not missing:
-            return
+            return []
         judged = self.judge.compare([a.comparison for a in missing.values()], repeats)
-        rows: dict[str, Row] = {
-            key: [(v.value, v.order, v.repeat, v.mass, v.reason) for v in judgement.verdicts]
-            for key, judgement in zip(missing, judged, strict=True)
-        }
-        append_lines(path, ({"key": key, "verdicts": row} for key, row in rows.items()))
+        rows = {key: judgement.verdicts for key, judgement in zip(missing, judged, strict=True)}
+        append_lines(path, ({"key": key, "verdicts": list(map(_on_disk, row))} for key, row in rows.items()))
         known |= rows
+        return [v for row in rows.values() for v in row if v.failed]
 
     def _key(self, asked: Asked, repeats: int) -> str:
         """Names a comparison by all that decides its verdicts."""
@@ -135,16 +148,35 @@ class Audit:
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _whole(row: Row | None) -> bool:
+def _refuse_failed(name: str, failed: Sequence[Verdict], needed: int) -> None:
+    """An endpoint that does not answer is not a bad judge. Ends the audit once it cannot be measured.
+
+    Args:
+        name: of what is asked, in ASKS.
+        failed: verdicts whose call failed so far.
+        needed: verdicts that it takes in all.
+    """
+    if len(failed) > FAILED * needed:
+        raise RunFailed(
+            f"The judge was not measured: {len(failed)} of the {needed} calls for `{name}` failed already, "
+            f"and at most {100 * FAILED:g} % may",
+            "mend what keeps the judge from answering, then run the same command again: its answers are kept",
+            f"The first failure: {failed[0].reason}",
+        )
+
+
+def _whole(row: Sequence[Verdict] | None) -> bool:
     """Whether no verdict of a comparison is missing."""
-    return row is not None and all(value is not None for value, *_ in row)
+    return row is not None and all(v.value is not None for v in row)
 
 
-def _verdicts(row: Row) -> list[Verdict]:
-    return [
-        Verdict(value, order, repeat, mass, reason=reason)  # type: ignore[arg-type]
-        for value, order, repeat, mass, reason in row
-    ]
+def _on_disk(v: Verdict) -> tuple[float | None, str, int, float | None, str]:
+    return v.value, v.order, v.repeat, v.mass, v.reason
+
+
+def _verdicts(row: Sequence[Any]) -> list[Verdict]:
+    """The inverse of `_on_disk`, for all verdicts on a comparison."""
+    return [Verdict(value, order, repeat, mass, reason=reason) for value, order, repeat, mass, reason in row]
 
 
 def state_of(estimate: Estimate, limit: Limit) -> State:
@@ -228,6 +260,8 @@ def certificate(
         "undecided": undecided,
         "metrics": metrics,
         "unscored_because": dict(audit.reasons.most_common(5)),
+        "failed": audit.failures.total(),
+        "failed_because": dict(audit.failures.most_common(5)),
         "cost": {"verdicts": audit.plan.calls(), "seconds": round(time.monotonic() - begun, 1)},
         "made": made.isoformat(),
         "expires": (made + dt.timedelta(days=days)).isoformat(),

@@ -45,7 +45,8 @@ class Sheet:
         labels: [n], see Asked.
         writers: [n], see Asked.
         min_mass: a verdict with less is read, and unscored.
-        reasons: why verdicts could not be read, one per verdict.
+        reasons: why verdicts could not be read, one per verdict that did not fail.
+        failed: [n, 2, R] nothing was replied, which is not the judge's doing; default: none of them.
     """
 
     read: Array
@@ -55,6 +56,7 @@ class Sheet:
     writers: Array
     min_mass: float = 0.0
     reasons: Sequence[str] = field(default=(), compare=False)
+    failed: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((1, 1, 1), dtype=np.bool_))
 
     @cached_property
     def scored(self) -> Array:
@@ -91,12 +93,13 @@ def sheet(asked: Sequence[Asked], verdicts: Sequence[Sequence[Verdict]], min_mas
     """
     repeats = max((v.repeat for row in verdicts for v in row), default=0) + 1
     read = np.full((len(asked), 2, repeats), np.nan)
-    mass = np.full_like(read, np.nan)
+    mass, failed = np.full_like(read, np.nan), np.zeros(read.shape, dtype=np.bool_)
     for n, row in enumerate(verdicts):
         for v in row:
             at = n, ORDERS.index(v.order), v.repeat
             read[at] = np.nan if v.value is None else v.value
             mass[at] = np.nan if v.mass is None else v.mass
+            failed[at] = v.failed
     return Sheet(
         read,
         mass,
@@ -104,5 +107,6 @@ def sheet(asked: Sequence[Asked], verdicts: Sequence[Sequence[Verdict]], min_mas
         np.array([a.label for a in asked]),
         np.array([a.writer for a in asked]),
         min_mass,
-        [v.reason for row in verdicts for v in row if v.value is None],
+        [v.reason for row in verdicts for v in row if v.value is None and not v.failed],
+        failed,
     )

@@ -87,6 +87,7 @@ class Certificate(BaseModel):
     failures: list[str] = Field(default_factory=list, description="metrics beyond their limit")
     undecided: list[str] = Field(default_factory=list, description="metrics that need more pairs or labels")
     metrics: dict[str, Metric]
+    failed: int = Field(0, description="calls that failed; no metric counts them")
     cost: Cost
     made: dt.date
     expires: dt.date = Field(description="last day on which it holds")
