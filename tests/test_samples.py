@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 import kilter
 from conftest import pair_rows
 from kilter.data import store
+from kilter.data.dataset import prompt_key
 from kilter.sampling.collect import answers, collect, requests
 from kilter.sampling.items import Item
 from kilter.sampling.local import LocalSampler
 from kilter.sampling.scripted import ScriptedSampler
 from kilter.sampling.vllm import runs
 from kilter.sampling.vllm_clients import parameters, seed_of
-from kilter.stages import generate, samples
+from kilter.stages import failures, generate, samples
 from kilter.training.apart.answers import _whole_prompts
 from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, SamplingParams
 from test_endpoints import Endpoint, chat_reply
@@ -47,6 +48,8 @@ def lives(monkeypatch):
         return once
 
     monkeypatch.setattr(samples, "append_lines", dying(samples.append_lines))
+    monkeypatch.setattr(failures, "append_lines", dying(failures.append_lines))
+    monkeypatch.setattr(failures, "write_text", dying(failures.write_text))
     monkeypatch.setattr(store, "append", dying(store.append))
     monkeypatch.setattr(generate, "CHUNK", 3 * K)
 
@@ -77,11 +80,11 @@ def made(tmp_path):
     (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     scripted = {"name": "scripted", "script": str(tmp_path / "script.jsonl")}
 
-    def run(folder, model="builtin:nothing", sampler=scripted, **fields):
+    def run(folder, model="builtin:nothing", sampler=scripted, rows=PROMPTS, **fields):
         out = tmp_path / folder
         data = str(tmp_path / "prompts.jsonl")
         found = kilter.generate(model, data, out=out, k=K, sampler=sampler, **fields)
-        assert found.facts["rows"] == PROMPTS and not (out / "samples.jsonl").exists()
+        assert found.facts["rows"] == rows and not (out / "samples.jsonl").exists()
         return found.path.read_bytes()
 
     return run
@@ -110,6 +113,46 @@ def test_wherever_it_is_killed_nothing_that_ended_is_asked_again(made, lives, as
         assert len(asked) - K * PROMPTS <= lost
 
     held()
+
+
+def test_wherever_it_is_killed_what_failed_is_on_record_once(made, lives, monkeypatch, tmp_path):
+    """A row that lacks an answer is not asked again; a prompt that has no row is."""
+    sample, gaps = ScriptedSampler._sample, {2: range(K), 3: (1,), 5: (0, 3)}
+    lost = {(pair_rows(PROMPTS)[n]["prompt"], i) for n, numbers in gaps.items() for i in numbers}
+
+    def failing(self, r, i):
+        failed = (r.prompt.messages[-1]["content"], i) in lost
+        return Sample(r, i, None, f"no answer {i}") if failed else sample(self, r, i)
+
+    monkeypatch.setattr(ScriptedSampler, "_sample", failing)
+
+    def named(folder):
+        lines = (tmp_path / folder / "failures.jsonl").read_text().splitlines()
+        facts = json.loads((tmp_path / folder / "manifest.json").read_text())["facts"]
+        return lines, facts["failed"], facts["problems"], facts["answers"]
+
+    want = made("whole", rows=PROMPTS - 1), named("whole")
+    assert want[1][1] == len(want[1][0]) == 7 and want[1][3] == K * PROMPTS - 7
+    for seed in range(8):
+        draw, folder = random.Random(seed), f"run-{seed}"
+        for _ in range(draw.randrange(1, 5)):
+            lives(draw.randrange(20), draw.random() < 0.5)
+            with contextlib.suppress(KilledError):
+                made(folder, rows=PROMPTS - 1)
+        lives()
+        assert (made(folder, rows=PROMPTS - 1), named(folder)) == want
+
+
+def test_samples_of_a_prompt_that_has_its_row_are_forgotten(tmp_path):
+    first, second = Prompt(text="first"), Prompt(text="second")
+    kept = samples.Samples(tmp_path / "samples.jsonl")
+    for prompt in (first, second):
+        kept.add(prompt, 0, Completion("yes"))
+    # The process was killed between the row of the first prompt and the end of its chunk.
+    again = samples.Samples(tmp_path / "samples.jsonl", {prompt_key(first)})
+    assert (again.count([first]), again.count([second])) == (0, 1)
+    again.end([second])
+    assert not (tmp_path / "samples.jsonl").exists()
 
 
 def test_a_model_in_memory_draws_the_same_tokens_whatever_is_there(made, lives, tiny, tmp_path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.text import Text
 
-from kilter.artifacts import append_lines, read_lines, remove
+from kilter.artifacts import read_lines, remove
 from kilter.data.lineage import row_id, with_entry
 from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, MODEL, SAMPLING
@@ -22,6 +22,7 @@ from kilter.release.section import Section
 from kilter.sampling.config import FOLLOWS, NAMES_MODEL, READS, SamplerKind, greedy, idle_fields
 from kilter.screen import styled
 from kilter.stages.door import Door
+from kilter.stages.failures import FAILURES, Failures
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.refs import references
@@ -32,13 +33,10 @@ from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
     from kilter.progress import OnDisplay
-    from kilter.sampling.collect import Collected
     from kilter.seams import Sampler
 
 CHUNK = 64
 """Answers that are asked for at once; after each chunk, what is there is on disk."""
-
-FAILURES = "failures.jsonl"
 
 
 class AnswerSpec(SamplerKind):
@@ -201,19 +199,18 @@ class Generate(StageKind[GenerateSpec]):
         prompts = _prompts(spec, work)
         there = {prompt_key(g.prompt) for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in there]
-        finished = Samples(folder / SAMPLES)
+        finished, failures = Samples(folder / SAMPLES, there), Failures(folder / FAILURES, there)
         if todo and (there or finished.count(todo)):
             n = finished.count(todo)
             further = f", and {n} of the other prompts' samples are there" if n else ""
             work.console.print(f"  {len(there)} of {len(prompts)} prompts are answered already{further}")
 
         # A prompt without any answer has no row: a killed run that goes on asks it again.
-        failures = _answer(spec, work, prompts, there, path, finished) if todo else []
-        for name in (FAILURES, SAMPLES):
-            remove(folder / name)
-        append_lines(folder / FAILURES, failures)
+        if todo:
+            _answer(spec, work, prompts, there, path, finished, failures)
+        remove(folder / SAMPLES)
         groups = in_order(path, prompts)
-        facts = _facts(groups, failures)
+        facts = _facts(groups, failures.order(prompts))
         if not groups:
             raise RunFailed(_failed(facts), "correct the request or the sampler that this reason names")
         return Outcome(facts)
@@ -266,8 +263,9 @@ def _answer(
     there: Collection[str],
     path: Path,
     finished: Samples,
-) -> list[dict[str, Any]]:
-    """Asks the prompts in chunks and appends what comes, as it comes; returns what did not come."""
+    failures: Failures,
+) -> None:
+    """Asks the prompts in chunks and appends what comes, as it comes, and why the rest did not."""
     from kilter.data.dataset import prompt_key
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
@@ -289,20 +287,18 @@ def _answer(
         **({"descent": parents} if (parents := _parents(model, content)) else {}),
         "sampling": asdict(spec.params()) | {"sampler": spec.sampler.name},
     }
-    failures: list[dict[str, Any]] = []
     size = max(1, CHUNK // spec.k)
     with (
         contextlib.closing(open_sampler(spec.sampler, opening, work.where("sampler"))) as sampler,
         Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
     ):
-        asking = _Asking(spec, sampler, path, entry, finished)
+        asking = _Asking(spec, sampler, path, entry, finished, failures)
         # In the same chunks whatever is there: samples of one call are numbered together.
         for first in range(0, len(prompts), size):
             part = prompts[first : first + size]
             left = [n for n, prompt in enumerate(part) if prompt_key(prompt) not in there]
             if left:
-                failures += asking(part, left, OnDisplay(display, first * spec.k))
-    return failures
+                asking(part, left, OnDisplay(display, first * spec.k))
 
 
 @dataclass(frozen=True)
@@ -314,9 +310,10 @@ class _Asking:
     path: Path
     entry: Mapping[str, Any]
     finished: Samples
+    failures: Failures
 
-    def __call__(self, part: Sequence[Prompt], left: list[int], display: OnDisplay) -> list[dict[str, Any]]:
-        """Appends rows as they come; returns what did not come.
+    def __call__(self, part: Sequence[Prompt], left: list[int], display: OnDisplay) -> None:
+        """Appends rows as they come, each after the failures of its prompt.
 
         Args:
             part: prompts that are asked together.
@@ -324,10 +321,11 @@ class _Asking:
             display: told how many samples are there.
         """
         from kilter.data import store
-        from kilter.sampling.collect import begin, finish, requests
+        from kilter.sampling.collect import NO_ANSWER, begin, finish, requests
 
         # Those that have a row are asked for nothing. They count where others are the same tokens.
         k, answers = self.spec.k, [self.finished.of(prompt) for prompt in part]
+        problems: list[dict[int, str]] = [{} for _ in part]
         skip = [tuple(answers[n] if n in left else range(k)) for n in range(len(part))]
         display.done += sum(map(len, skip))
 
@@ -337,19 +335,22 @@ class _Asking:
                 answers[n][sample.index] = sample.completion
                 if k > 1:
                     self.finished.add(part[n], sample.index, sample.completion)
+            else:
+                problems[n][sample.index] = sample.problem or NO_ANSWER
 
         def arrived(n: int, made: Sequence[Completion] = ()) -> None:
             left.remove(n)
+            self.failures.add(part[n], problems[n])
             row = [answers[n][number] for number in sorted(answers[n])]
             store.append(self.path, [_group(part[n], row, self.entry)] if row else [])
 
         underway = begin(self.sampler, requests(part, k, self.spec.params(), skip=skip))
-        found = finish(underway, display, arrived, came)
+        finish(underway, display, arrived, came)
         # A sampler of the user's own may forget a sample: the others of its prompt count.
         for n in list(left):
+            problems[n] |= {i: NO_ANSWER for i in range(k) if i not in answers[n] | problems[n]}
             arrived(n)
         self.finished.end(part)
-        return _failures(part, found)
 
 
 def in_order(path: Path, prompts: Sequence[Prompt], done: int = 0) -> list[Group]:
@@ -405,15 +406,6 @@ def _group(prompt: Prompt, answers: Sequence[Completion], entry: Mapping[str, An
     """A row, with this stage in its history; nobody has scored it."""
     asked = with_entry(prompt, {**entry, "row": row_id(prompt)})
     return Group(asked, tuple(answers), (Feedback(None),) * len(answers))
-
-
-def _failures(prompts: Sequence[Prompt], found: Collected) -> list[dict[str, Any]]:
-    return [
-        {"row": row_id(prompt), "answer": i, "problem": problem}
-        for prompt, problems in zip(prompts, found.problems_by_request(), strict=True)
-        for i, problem in enumerate(problems)
-        if problem
-    ]
 
 
 def shown(prompt: Prompt) -> str:

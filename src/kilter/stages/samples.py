@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from kilter.artifacts import append_lines, remove
@@ -19,14 +19,16 @@ class Samples:
 
     Args:
         path: of the file.
+        there: keys of the prompts that have their row: a killed run may have left samples of them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, there: Collection[str] = ()) -> None:
         self.path = path
         self._there: dict[str, dict[int, Completion]] = {}
         for group in store.read(path):
             key, number = group.prompt.metadata["key"], group.prompt.metadata["sample"]
-            self._there.setdefault(key, {})[number] = group.completions[0]
+            if key not in there:
+                self._there.setdefault(key, {})[number] = group.completions[0]
 
     def of(self, prompt: Prompt) -> dict[int, Completion]:
         """Those of a prompt that an earlier run has made, by their number."""
