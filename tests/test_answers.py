@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 
 import pytest
 from rich.console import Console
@@ -22,19 +24,19 @@ PROMPTS = [Prompt(text=f"question {i}") for i in range(6)]
 class Sampled:
     """Answers in an order of its own; fails where it is told to, and dies after `lives` samples."""
 
-    facts = SamplerFacts()
+    facts = SamplerFacts(skips=True)
 
     def __init__(self, fails: str = "", lives: int = 99) -> None:
         self.fails, self.lives, self.asked = fails, lives, []
 
     def run(self, requests, listener):
-        wanted = [(r, i) for r in reversed(requests) for i in reversed(range(r.k))]
+        wanted = [(r, i) for r in reversed(requests) for i in reversed(r.wanted)]
         for request, index in wanted:
             if self.lives == 0:
                 raise MemoryError("killed")
             self.lives -= 1
             self.asked.append((request.prompt.text, index))
-            if self.fails and self.fails in request.prompt.text:
+            if self.fails and self.fails in f"{request.prompt.text}: {index}":
                 yield Sample(request, index, None, "the server is on fire")
             else:
                 yield Sample(request, index, Completion(f"{request.prompt.text}: {index}"))
@@ -63,6 +65,29 @@ def test_a_killed_attempt_keeps_every_finished_prompt(tmp_path):
         answering(Sampled(), tmp_path / "x")(PROMPTS, 2)
     )
     assert {text for text, _ in again.asked} == {f"question {i}" for i in range(4)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wherever_it_is_killed_no_sample_of_several_is_asked_twice(seed, tmp_path):
+    draw, asked = random.Random(seed), []
+    for lives in (draw.randrange(9), draw.randrange(9), 99):
+        sampler = Sampled(lives=lives)
+        with contextlib.suppress(MemoryError):
+            found = answering(sampler, tmp_path)(PROMPTS, 3)
+        asked += sampler.asked
+    assert texts(found) == [[f"question {i}: {n}" for n in range(3)] for i in range(6)]
+    assert sorted(asked) == [(p.text, n) for p in PROMPTS for n in range(3)]
+    assert len(list((tmp_path / "answers").iterdir())) == 1, "nothing is left beside the answers"
+
+
+def test_of_several_samples_only_the_failed_one_is_asked_again(tmp_path):
+    assert texts(answering(Sampled(fails="question 3: 1"), tmp_path)(PROMPTS, 3))[3] == [
+        "question 3: 0",
+        "question 3: 2",
+    ]
+    again = Sampled()
+    assert len(answering(again, tmp_path)(PROMPTS, 3)[3]) == 3
+    assert again.asked == [("question 3", 1)]
 
 
 def test_a_failed_answer_is_none_and_is_asked_for_again(tmp_path, capsys):

@@ -14,13 +14,14 @@ import kilter
 from conftest import pair_rows
 from kilter.data import store
 from kilter.data.dataset import prompt_key
+from kilter.sampling import samples
 from kilter.sampling.collect import answers, collect, requests
 from kilter.sampling.items import Item
 from kilter.sampling.local import LocalSampler
 from kilter.sampling.scripted import ScriptedSampler
 from kilter.sampling.vllm import runs
 from kilter.sampling.vllm_clients import parameters, seed_of
-from kilter.stages import failures, generate, samples
+from kilter.stages import failures, generate
 from kilter.training.apart.answers import _whole_prompts
 from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, SamplingParams
 from test_endpoints import Endpoint, chat_reply
@@ -150,7 +151,7 @@ def test_samples_of_a_prompt_that_has_its_row_are_forgotten(tmp_path):
         kept.add(prompt, 0, Completion("yes"))
     # The process was killed between the row of the first prompt and the end of its chunk.
     again = samples.Samples(tmp_path / "samples.jsonl", {prompt_key(first)})
-    assert (again.count([first]), again.count([second])) == (0, 1)
+    assert (again.count([first], 1), again.count([second], 1)) == (0, 1)
     again.end([second])
     assert not (tmp_path / "samples.jsonl").exists()
 

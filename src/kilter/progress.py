@@ -190,15 +190,15 @@ NOBODY = Nobody()
 
 
 class OnDisplay(Nobody):
-    """Shows how far a sampler is. done: what was finished before this call. k: samples that count as one."""
+    """Shows how far a sampler is. done: samples that were finished before this call."""
 
-    def __init__(self, display: Progress, done: int = 0, k: int = 1) -> None:
-        self.display, self.done, self.k = display, done, k
+    def __init__(self, display: Progress, done: int = 0) -> None:
+        self.display, self.done = display, done
 
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
-        """Shows the finished prompts, and the rate of this call once it has an answer."""
+        """Shows the finished samples, and the rate of this call once it has an answer."""
         rate = f"  {tokens_per_second:.0f} tok/s" if samples and tokens_per_second is not None else ""
-        self.display.update(self.done + samples // self.k, f"answers{rate}")
+        self.display.update(self.done + samples, f"answers{rate}")
 
 
 def clock(seconds: float | None) -> str:

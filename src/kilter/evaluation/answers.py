@@ -1,14 +1,15 @@
 """Answers of one model, kept on disk as they are made: no model says the same thing twice.
 
-A killed evaluation goes on where it was. Another evaluation beside it takes what the same model said under
-the same settings, and a metric of one answer takes the first of the several that another metric asked for.
+A killed evaluation goes on where it was, sample by sample. Another evaluation beside it takes what the same
+model said under the same settings, and a metric of one answer takes the first of the several that another
+metric asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from kilter.errors import RunFailed
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.subject import Subject
 from kilter.progress import Display, OnDisplay
-from kilter.sampling.collect import as_asked, requests
-from kilter.seams import Listener, Sampler
-from kilter.types import Completion, Feedback, Group, Prompt, Request, Sample, SamplingParams
+from kilter.sampling.samples import Asking, Samples
+from kilter.seams import Sampler
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
 FOLDER = "answers"
 """In the folder of an evaluation."""
@@ -74,39 +75,54 @@ class Answering:
         kept = {key: row[:k] for key, row in _kept(path).items() if len(row) >= k}
         store.append(path, [_line(by_key[key], row) for key, row in taken.items() if key not in kept])
         known = taken | kept
+        # A model in memory is asked whole rounds again, so that it has no use for parts of them.
+        samples = None if self.sampler.facts.exact else Samples(path.with_suffix(".samples.jsonl"), known)
+        asking, problems = Asking(self.sampler, k, self.params, samples), list[str]()
         rounds = list(self._rounds([key for key in by_key if key not in taken], known))
-        problems: list[str] = []
-        total, done = sum(map(len, rounds)), 0
+        total, done = sum(map(len, rounds)) * k, 0
         with Display(self.console, f"{self.title}: answers of {self.subject.name}", total) as display:
             for keys in rounds:
-                wanted = requests([by_key[key] for key in keys], k, self.params)
-                for request, samples in finished(self.sampler, wanted, OnDisplay(display, done, k)):
-                    made = tuple(s.completion for s in samples if s.completion is not None)
-                    problems += [s.problem for s in samples if s.completion is None]
-                    key = prompt_key(request.prompt)
-                    if key in known:
-                        continue
-                    known[key] = made
-
-                    # What failed is not written, so that the next attempt asks again.
-                    if len(made) == k:
-                        store.append(path, [_line(request.prompt, made)])
-                done += len(keys)
-        self._report(problems, total * k, any(known.values()))
+                part = [by_key[key] for key in keys]
+                problems += self._ask(asking, part, known, OnDisplay(display, done))
+                if samples is not None:
+                    samples.end([p for p in part if len(known[prompt_key(p)]) == k])
+                done += len(keys) * k
+        self._report(problems, total, any(known.values()))
         return [known.get(prompt_key(p), ()) for p in prompts]
 
-    def _rounds(self, keys: Sequence[str], known: Collection[str]) -> Iterator[list[str]]:
-        """Prompts that are handed to the sampler together, where one of them has no answer yet.
+    def _ask(
+        self,
+        asking: Asking,
+        prompts: Sequence[Prompt],
+        known: dict[str, tuple[Completion, ...]],
+        display: OnDisplay,
+    ) -> list[str]:
+        """Notes the answers to these prompts, and writes them as they come; returns why others failed.
 
         A model in memory is asked a whole round again: the last bits of its log-probs depend on who else is
         in the batch. Elsewhere an answer may cost money, and nothing is asked twice.
         """
-        again = self.sampler.facts.exact
+        keys, problems = [prompt_key(prompt) for prompt in prompts], list[str]()
+        done = [] if asking.kept is None else [n for n, key in enumerate(keys) if key in known]
+
+        def ended(n: int, made: Mapping[int, Completion], failed: Mapping[int, str]) -> None:
+            problems.extend(failed.values())
+            if keys[n] in known:
+                return
+            known[keys[n]] = tuple(made.values())
+            # What failed is not written, so that the next attempt asks again.
+            if len(made) == asking.k:
+                store.append(self.path, [_line(prompts[n], known[keys[n]])])
+
+        asking(prompts, done, display, ended)
+        return problems
+
+    def _rounds(self, keys: Sequence[str], known: Collection[str]) -> Iterator[Sequence[str]]:
+        """Prompts that are handed to the sampler together, where one of them has no answer yet."""
         for first in range(0, len(keys), CHUNK):
             part = keys[first : first + CHUNK]
-            missing = [key for key in part if key not in known]
-            if missing:
-                yield list(part) if again else missing
+            if any(key not in known for key in part):
+                yield part
 
     def _taken(self, keys: Collection[str], k: int) -> dict[str, tuple[Completion, ...]]:
         """k answers to each prompt that an evaluation in a folder beside this one has, word for word."""
@@ -145,18 +161,6 @@ def _unaltered(path: Path) -> bool:
     entry = manifests.read(path.parent.parent)
     noted = None if entry is None or entry.status != "done" else entry.files.get(f"{FOLDER}/{path.name}")
     return noted is not None and noted == sha256_file(path)
-
-
-def finished(
-    sampler: Sampler, wanted: Sequence[Request], listener: Listener
-) -> Iterator[tuple[Request, list[Sample]]]:
-    """Each request with its samples in order, as soon as all of them have come."""
-    rows: dict[str, list[Sample]] = {r.id: [] for r in wanted}
-    for sample in as_asked(sampler.run(wanted, listener), sampler, wanted):
-        row = rows[sample.request.id]
-        row.append(sample)
-        if len(row) == sample.request.k:
-            yield sample.request, sorted(row, key=lambda s: s.index)
 
 
 def _line(prompt: Prompt, answers: tuple[Completion, ...]) -> Group:

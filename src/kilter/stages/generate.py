@@ -6,7 +6,7 @@ import contextlib
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,16 +27,17 @@ from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
-from kilter.stages.samples import SAMPLES, Samples
-from kilter.types import Completion, Feedback, Group, Prompt, Sample, SamplingParams
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
-    from kilter.progress import OnDisplay
-    from kilter.seams import Sampler
+    from kilter.sampling.samples import Samples
 
 CHUNK = 64
 """Answers that are asked for at once; after each chunk, what is there is on disk."""
+
+SAMPLES = "samples.jsonl"
+"""Answers to prompts of which others are still to come; in the folder as long as it is under way."""
 
 
 class AnswerSpec(SamplerKind):
@@ -194,14 +195,15 @@ class Generate(StageKind[GenerateSpec]):
         """Writes groups.jsonl, and failures.jsonl for answers that could not be made."""
         from kilter.data import store
         from kilter.data.dataset import prompt_key
+        from kilter.sampling.samples import Samples
 
         path = folder / ARTIFACT["data"]
         prompts = _prompts(spec, work)
         there = {prompt_key(g.prompt) for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in there]
         finished, failures = Samples(folder / SAMPLES, there), Failures(folder / FAILURES, there)
-        if todo and (there or finished.count(todo)):
-            n = finished.count(todo)
+        if todo and (there or finished.count(todo, spec.k)):
+            n = finished.count(todo, spec.k)
             further = f", and {n} of the other prompts' samples are there" if n else ""
             work.console.print(f"  {len(there)} of {len(prompts)} prompts are answered already{further}")
 
@@ -265,11 +267,13 @@ def _answer(
     finished: Samples,
     failures: Failures,
 ) -> None:
-    """Asks the prompts in chunks and appends what comes, as it comes, and why the rest did not."""
+    """Asks the prompts in chunks. Appends rows as they come, each after the failures of its prompt."""
+    from kilter.data import store
     from kilter.data.dataset import prompt_key
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
     from kilter.roles.sampler import open_sampler
+    from kilter.sampling.samples import Asking
 
     model, content = _weights(spec, work)
     opening = OpenSpec(
@@ -292,65 +296,25 @@ def _answer(
         contextlib.closing(open_sampler(spec.sampler, opening, work.where("sampler"))) as sampler,
         Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
     ):
-        asking = _Asking(spec, sampler, path, entry, finished, failures)
+        asking = Asking(sampler, spec.k, spec.params(), finished)
         # In the same chunks whatever is there: samples of one call are numbered together.
         for first in range(0, len(prompts), size):
             part = prompts[first : first + size]
-            left = [n for n, prompt in enumerate(part) if prompt_key(prompt) not in there]
-            if left:
-                asking(part, left, OnDisplay(display, first * spec.k))
+            done = [n for n, prompt in enumerate(part) if prompt_key(prompt) in there]
+            if len(done) == len(part):
+                continue
 
+            def ended(
+                n: int,
+                made: Mapping[int, Completion],
+                failed: Mapping[int, str],
+                part: Sequence[Prompt] = part,
+            ) -> None:
+                failures.add(part[n], failed)
+                store.append(path, [_group(part[n], tuple(made.values()), entry)] if made else [])
 
-@dataclass(frozen=True)
-class _Asking:
-    """One sampler, and what becomes of its answers. entry: of this stage in the history of a row."""
-
-    spec: GenerateSpec
-    sampler: Sampler
-    path: Path
-    entry: Mapping[str, Any]
-    finished: Samples
-    failures: Failures
-
-    def __call__(self, part: Sequence[Prompt], left: list[int], display: OnDisplay) -> None:
-        """Appends rows as they come, each after the failures of its prompt.
-
-        Args:
-            part: prompts that are asked together.
-            left: places of those that have no row yet.
-            display: told how many samples are there.
-        """
-        from kilter.data import store
-        from kilter.sampling.collect import NO_ANSWER, begin, finish, requests
-
-        # Those that have a row are asked for nothing. They count where others are the same tokens.
-        k, answers = self.spec.k, [self.finished.of(prompt) for prompt in part]
-        problems: list[dict[int, str]] = [{} for _ in part]
-        skip = [tuple(answers[n] if n in left else range(k)) for n in range(len(part))]
-        display.done += sum(map(len, skip))
-
-        # A kill costs the samples under way: any other one is on disk.
-        def came(n: int, sample: Sample) -> None:
-            if sample.completion is not None:
-                answers[n][sample.index] = sample.completion
-                if k > 1:
-                    self.finished.add(part[n], sample.index, sample.completion)
-            else:
-                problems[n][sample.index] = sample.problem or NO_ANSWER
-
-        def arrived(n: int, made: Sequence[Completion] = ()) -> None:
-            left.remove(n)
-            self.failures.add(part[n], problems[n])
-            row = [answers[n][number] for number in sorted(answers[n])]
-            store.append(self.path, [_group(part[n], row, self.entry)] if row else [])
-
-        underway = begin(self.sampler, requests(part, k, self.spec.params(), skip=skip))
-        finish(underway, display, arrived, came)
-        # A sampler of the user's own may forget a sample: the others of its prompt count.
-        for n in list(left):
-            problems[n] |= {i: NO_ANSWER for i in range(k) if i not in answers[n] | problems[n]}
-            arrived(n)
-        self.finished.end(part)
+            asking(part, done, OnDisplay(display, first * spec.k), ended)
+            finished.end(part)
 
 
 def in_order(path: Path, prompts: Sequence[Prompt], done: int = 0) -> list[Group]:
