@@ -11,6 +11,7 @@ import pytest
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import Nobody
+from kilter.redaction import Pieces
 from kilter.roles.chat import SamplerChat
 from kilter.roles.open import OpenSpec
 from kilter.roles.sampler import open_sampler
@@ -377,6 +378,41 @@ def test_text_streams_in_pieces(endpoint, sampler):
     assert (reply.text, reply.usage, reply.problem) == ("One, two", Usage(4, 3), "")
     endpoint.plan["Count"] = [(200, chunk("One"), {"Content-Type": "text/event-stream"})]
     assert "broke off" in SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append).problem
+
+
+def streamed(*pieces):
+    """Server-sent events: each piece, then the reason."""
+
+    def event(delta, reason=None):
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        row = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        return f"data: {json.dumps(row)}\n\n"
+
+    events = "".join(event({"content": piece}) for piece in pieces)
+    return 200, f"{events}{event({}, 'stop')}data: [DONE]\n\n", {"Content-Type": "text/event-stream"}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_a_key_that_streams_in_pieces_is_never_shown(size, endpoint, sampler):
+    said = f"My key is {KEY}, or {KEY[:9]}, or twice {KEY}{KEY} and {KEY[:5]}"
+    endpoint.plan["Count"] = [streamed(*(said[n : n + size] for n in range(0, len(said), size)))]
+    pieces = []
+    reply = SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append)
+    hidden = said.replace(KEY, "***")
+    assert "".join(pieces) == reply.text == hidden
+    assert size > 3 or pieces[0] == said[:size], "what is no secret does not wait"
+
+
+def test_a_secret_that_begins_another_one_or_ends_in_its_beginning_is_hidden_in_pieces():
+    for secrets in (["abcd1234XYZ", "abcd1234"], ["4XYZ5678", "abcd1234"]):
+        for said, want in (
+            ("abcd1234XY", "***XY"),
+            (secrets[0], "***"),
+            ("abcd1234.", "***."),
+            ("abcd", "abcd"),
+        ):
+            pieces = Pieces(secrets)
+            assert "".join(map(pieces, said)) + pieces("", last=True) == want
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
@@ -80,6 +80,32 @@ def secrets_of(key: str, url: str) -> list[str]:
         found |= {both, *((password, parts.password) if parts.password else (user, parts.username or ""))}
     found |= {json.dumps(text)[1:-1] for text in found} | {repr(text)[1:-1] for text in found}
     return sorted(found - {""}, key=len, reverse=True)
+
+
+class Pieces:
+    """A text that comes in pieces, without secrets: one may begin in a piece and end in a later one.
+
+    Args:
+        secrets: the longest first.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._secrets, self._rest = tuple(secrets), ""
+
+    def __call__(self, piece: str, last: bool = False) -> str:
+        """What can be shown by now. What may be the beginning of a secret waits for the next piece.
+
+        Args:
+            piece: of the text.
+            last: nothing comes after it.
+        """
+        rest, shown = self._rest + piece, ""
+        while rest and (last or not any(len(s) > len(rest) and s.startswith(rest) for s in self._secrets)):
+            secret = next((s for s in self._secrets if rest.startswith(s)), "")
+            shown += HIDDEN if secret else rest[0]
+            rest = rest[len(secret) or 1 :]
+        self._rest = rest
+        return shown
 
 
 def _held() -> list[str]:

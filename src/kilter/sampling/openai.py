@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
-from kilter.redaction import HIDDEN, SHORTEST, redact, secrets_of
+from kilter.redaction import HIDDEN, SHORTEST, Pieces, redact, secrets_of
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_first_tokens
 from kilter.sampling.config import has_host
@@ -121,6 +121,8 @@ class OpenAISampler:
             raise UserError("OPENAI_BASE_URL", url, "names no host", "set it to http://HOST:PORT/v1")
         self._parts = urlsplit(url or "")
         self._secrets = secrets_of(self._key, url or "")
+        # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
+        self._hidden_in_replies = [secret for secret in self._secrets if len(secret) >= SHORTEST]
         if not self._key and url is None:
             raise UserError(
                 "OPENAI_API_KEY",
@@ -284,9 +286,8 @@ class OpenAISampler:
             return None
         # JSON can escape half of a pair, which servers send that cut text by UTF-16 units; UTF-8 has none.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
-        for secret in self._secrets:
-            text = text if len(secret) < SHORTEST else text.replace(secret, HIDDEN)
+        for secret in self._hidden_in_replies:
+            text = text.replace(secret, HIDDEN)
         return text
 
     def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
@@ -376,7 +377,7 @@ class OpenAISampler:
             if re.search(r"\bstream(?:ing)?\b", _said(error), re.I):
                 return None
             raise
-        text, reason, usage, pieces = "", None, Usage(), 0
+        text, reason, usage, pieces, shown = "", None, Usage(), 0, Pieces(self._hidden_in_replies)
         try:
             with contextlib.closing(stream):
                 for chunk in stream:
@@ -386,8 +387,8 @@ class OpenAISampler:
                     for chosen in chunk.choices[:1]:
                         piece = chosen.delta.content or ""
                         text, reason = text + piece, chosen.finish_reason or reason
-                        if piece:
-                            listener.text(request, index, piece)
+                        if now := shown(piece):
+                            listener.text(request, index, self._clean(now) or "")
         except UNLIKE as error:
             problem = f"{self._client.base_url} answered, but not with pieces of a completion"
             raise _Unread(usage, problem) from error
@@ -396,6 +397,8 @@ class OpenAISampler:
             return None
         if reason is None:
             raise _Unread(usage, "the endpoint's answer cannot be read (the stream broke off)")
+        if now := shown("", last=True):
+            listener.text(request, index, now)
         return _made(request, index, self._clean(text), reason, usage)
 
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
