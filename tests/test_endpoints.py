@@ -205,7 +205,7 @@ def test_a_refused_key_ends_the_run_and_is_never_shown(endpoint, sampler):
     endpoint.plan["Hello"] = [(404, refusal("no such model"), {})]
     with pytest.raises(UserError, match="no such model") as missing:
         answers(sampler, [prompt("Hello")], 1, PARAMS)
-    assert missing.value.field == "sampler.model"
+    assert missing.value.field == "model"
     assert all(KEY not in str(e.value) for e in (caught, missing))
 
 
@@ -338,6 +338,39 @@ def test_no_more_requests_are_under_way_than_allowed_and_samples_come_as_they_fi
     assert 1 < endpoint.most <= 3
     assert sorted(order) == [str(n) for n in range(8)]
     assert order[-1] == "0"
+
+
+def test_messages_name_the_field_that_an_address_or_a_key_came_from(endpoint, monkeypatch):
+    def refused(reply, text="Hello", **named):
+        endpoint.plan["Hello"] = [(*reply, {})]
+        made = OpenAISampler("some-model", **named, retries=0)
+        try:
+            with pytest.raises(UserError) as caught:
+                collect(made, requests([prompt(text)], 1, PARAMS))
+        finally:
+            made.close()
+        return str(caught.value)
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    unknown, no = (404, refusal("there is no such model")), (401, refusal("no"))
+    login = endpoint.url.replace("//", "//me:secret@")
+    for named, field, of_model in (
+        ({"url": endpoint.url}, "url", "model"),
+        ({"url": endpoint.url, "where": "judge.sampler"}, "judge.sampler.url", "judge.sampler.model"),
+    ):
+        said = refused(unknown, **named)
+        assert said.startswith(f"`{of_model}` = ") and said.endswith(f"the model's name and {field}.")
+        assert refused(no, **named | {"url": login}).startswith(f"`{field}` holds a user and a password")
+        with pytest.raises(UserError, match=rf"^`{field}` = .* names no host"):
+            OpenAISampler("some-model", **named | {"url": "http:///v1"})
+    assert refused(no, url=endpoint.url, key="sk-mine-12345").startswith("`key` is refused")
+    assert refused(no, url=endpoint.url).startswith("`OPENAI_API_KEY` is refused")
+    with pytest.raises(UserError, match=r"^`key` holds a character"):
+        OpenAISampler("some-model", endpoint.url, "two\nlines")
+
+    monkeypatch.setenv("OPENAI_BASE_URL", login)
+    assert refused(no).startswith("`OPENAI_BASE_URL` holds a user and a password")
+    assert refused(unknown, where="sampler").endswith("the model's name and OPENAI_BASE_URL.")
 
 
 def test_an_address_where_nobody_is_ends_the_run(endpoint, monkeypatch):

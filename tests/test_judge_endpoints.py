@@ -576,7 +576,7 @@ def test_the_key_is_in_no_file_and_no_word(endpoint, tmp_path, capsys, monkeypat
     assert KEY not in shown.out + shown.err
     # The client's own log has a line per call, with the address in it.
     assert "HTTP Request" not in shown.out + shown.err
-    assert public_url(sampler["url"]) == endpoint.url
+    assert public_url(sampler["url"], "url") == endpoint.url
 
 
 def test_a_key_in_an_address_is_in_no_row_and_no_certificate(endpoint, tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies, key_of
 from kilter.sampling.build import SamplerContext, build
-from kilter.sampling.config import READS, SamplerKind, has_host
+from kilter.sampling.config import READS, SamplerKind, address_of
 from kilter.seams import Sampler
 from kilter.types import Ask, Prompt, SamplingParams
 
@@ -32,12 +32,15 @@ PUBLIC = "https://api.openai.com/v1"
 """Where the official client asks if nobody says otherwise."""
 
 
-def public_url(url: str | None) -> str:
-    """An endpoint's address without user, password and query, which may hold a key."""
-    address = url or os.environ.get("OPENAI_BASE_URL") or PUBLIC
-    if not has_host(address):
-        raise UserError("OPENAI_BASE_URL", address, "names no host", "set it to http://HOST:PORT/v1")
-    parts = urlsplit(address)
+def public_url(url: str | None, field: str) -> str:
+    """An endpoint's address without user, password and query, which may hold a key.
+
+    Args:
+        url: the setting; None reads $OPENAI_BASE_URL.
+        field: of the setting, for messages.
+    """
+    address, _ = address_of(url, field)
+    parts = urlsplit(address or PUBLIC)
     host = parts.hostname or ""
     return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}".rstrip("/")
 
@@ -84,7 +87,7 @@ class Talker:
 
             who["model"] = model_hash(self.model)
         if spec.model is not None:
-            who |= {"model": spec.model, "url": public_url(spec.url)}
+            who |= {"model": spec.model, "url": public_url(spec.url, f"{self.where}.sampler.url")}
         if spec.script is not None:
             who["script"] = sha256_file(Path(spec.script))
         # Its own template is part of a model's hash; another one makes other questions of the same turns.

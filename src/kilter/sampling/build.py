@@ -11,7 +11,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kilter.errors import UserError, nearest
@@ -30,12 +30,14 @@ class SamplerContext:
         policy: opens the weights and gives (Scorer, Encoder); an endpoint never asks.
         model: the model as the user named it; "" where there is only a policy in memory.
         dtype: of the products, "float32" or "bfloat16".
+        where: the field of the settings, for messages; `build` says it.
     """
 
     spec: SamplerKind
     policy: Callable[[], tuple[Any, Any]]
     model: str = ""
     dtype: str = "float32"
+    where: str = "sampler"
 
 
 def check_sampler(spec: SamplerKind, where: str = "sampler") -> None:
@@ -101,7 +103,7 @@ def build(context: SamplerContext, where: str = "sampler") -> Sampler:
     """Opens the sampler that the settings name, with the options that it takes."""
     factory, options = _options(context.spec, where)
     if "context" in inspect.signature(factory).parameters:
-        options = options | {"context": context}
+        options = options | {"context": replace(context, where=where)}
     made = factory(**options)
     lacks = [name for name in ("facts", "run", "close") if not hasattr(made, name)]
     if lacks:

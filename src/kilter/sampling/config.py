@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from kilter.errors import nearest
+from kilter.errors import UserError, nearest
 from kilter.refs import FileRef
 from kilter.sampling.registry import samplers
 
@@ -26,6 +27,23 @@ def has_host(url: str) -> bool:
         return bool(urlsplit(url).hostname) and urlsplit(url).port != -1
     except ValueError:
         return False
+
+
+def address_of(url: str | None, field: str) -> tuple[str | None, str]:
+    """(an endpoint's address, the name of what gave it); None is that of the official client.
+
+    Args:
+        url: the setting; None reads $OPENAI_BASE_URL.
+        field: of the setting.
+
+    Raises:
+        UserError: the address names no host.
+    """
+    found = url or os.environ.get("OPENAI_BASE_URL") or None
+    named = field if url or not found else "OPENAI_BASE_URL"
+    if found is not None and not has_host(found):
+        raise UserError(named, found, "names no host", "set it to http://HOST:PORT/v1")
+    return found, named
 
 
 class SamplerKind(BaseModel):

@@ -27,7 +27,7 @@ from kilter.progress import NOBODY
 from kilter.redaction import HIDDEN, SHORTEST, Pieces, redact, secrets_of
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_first_tokens
-from kilter.sampling.config import has_host
+from kilter.sampling.config import address_of
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
 from kilter.seams import Listener
@@ -98,6 +98,7 @@ class OpenAISampler:
         timeout: seconds for one request.
         concurrency: requests under way at once.
         retries: further attempts after a failure that may pass.
+        where: the setting that holds `url` and `model`, for messages; "" where they are arguments alone.
     """
 
     def __init__(
@@ -108,17 +109,18 @@ class OpenAISampler:
         timeout: float = 120.0,
         concurrency: int = 8,
         retries: int = 4,
+        where: str = "",
     ) -> None:
         import openai
 
         self.model, self.concurrency, self.usage = model, concurrency, Usage()
-        url = url or os.environ.get("OPENAI_BASE_URL") or None
+        inside = f"{where}." if where else ""
+        url, self._url_field = address_of(url, f"{inside}url")
+        self._model_field, self._key_field = f"{inside}model", "key" if key else "OPENAI_API_KEY"
         self._key = key or os.environ.get("OPENAI_API_KEY") or ""
         if not (self._key.isascii() and self._key.isprintable()):
             problem = "holds a character that no header can carry, such as the end of a line"
-            raise UserError("OPENAI_API_KEY", "(hidden)", problem, "set it to the key alone")
-        if url is not None and not has_host(url):
-            raise UserError("OPENAI_BASE_URL", url, "names no host", "set it to http://HOST:PORT/v1")
+            raise UserError(self._key_field, "(hidden)", problem, "set it to the key alone")
         self._parts = urlsplit(url or "")
         self._secrets = secrets_of(self._key, url or "")
         # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
@@ -128,7 +130,7 @@ class OpenAISampler:
                 "OPENAI_API_KEY",
                 "(absent)",
                 "is needed to ask api.openai.com",
-                "set it in the environment, or name another endpoint with sampler.url",
+                f"set it in the environment, or name another endpoint with {self._url_field}",
             )
         # A server of one's own asks for no key, but the client wants one. It puts the path behind a query.
         self._client = openai.OpenAI(
@@ -249,12 +251,13 @@ class OpenAISampler:
         if error.status_code == 401 and self._parts.username is not None:
             problem = "holds a user and a password that the endpoint refuses"
             fix = "correct them, or leave them out: beside them OPENAI_API_KEY is not sent"
-            return UserError("sampler.url", "(hidden)", problem, fix)
+            return UserError(self._url_field, "(hidden)", problem, fix)
         if error.status_code == 401:
             fix = f"set it to a key of {self._client.base_url}"
-            return UserError("OPENAI_API_KEY", "(hidden)", "is refused by the endpoint", fix)
+            return UserError(self._key_field, "(hidden)", "is refused by the endpoint", fix)
         problem = self._hidden(f"is not to be had at {self._client.base_url} ({self._reason(error)})")
-        return UserError("sampler.model", self.model, problem, "check the model's name and sampler.url")
+        fix = f"check the model's name and {self._url_field}"
+        return UserError(self._model_field, self.model, problem, fix)
 
     def _count_loss(self, error: Exception) -> None:
         """Ends the run when nobody is there."""
@@ -264,7 +267,7 @@ class OpenAISampler:
             if self._lost > 2 * self.concurrency:
                 raise RunFailed(
                     f"Nothing answers at {self._client.base_url} ({self._reason(error)})",
-                    "start the endpoint, or correct sampler.url, then run the same command again",
+                    f"start the endpoint, or correct {self._url_field}, then run the same command again",
                 )
 
     def _reason(self, error: Exception) -> str:
@@ -446,10 +449,9 @@ def open_openai(context: SamplerContext) -> OpenAISampler:
     s = context.spec
     model = s.model or context.model
     if not model:
-        raise UserError(
-            "sampler.model", None, "is required by openai", "give the endpoint's name of the model"
-        )
-    return OpenAISampler(model, s.url, None, s.timeout, s.concurrency, s.retries)
+        fix = "give the endpoint's name of the model"
+        raise UserError(f"{context.where}.model", None, "is required by openai", fix)
+    return OpenAISampler(model, s.url, None, s.timeout, s.concurrency, s.retries, context.where)
 
 
 def _made(
