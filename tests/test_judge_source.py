@@ -21,6 +21,7 @@ from kilter.data.collate import collate
 from kilter.data.lineage import lineage
 from kilter.errors import UserError
 from kilter.feedback.context import Context
+from kilter.feedback.judge import build as judges
 from kilter.feedback.judge import canary
 from kilter.feedback.judge.prompts import Asker
 from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
@@ -820,16 +821,30 @@ def test_a_replay_that_nobody_would_read_is_refused(own, answers, tmp_path, kilt
     code, shown = kilter(*label, "absent.sqlite", "--feedback", json.dumps({"judge": own}))
     assert (code, "names no file to replay" in shown) == (2, True), shown
     (tmp_path / "there.sqlite").write_bytes(b"")
+    code, shown = kilter(*label, "there.sqlite", "--feedback", json.dumps({"judge": own}))
+    assert (code, "`replay` = 'there.sqlite' is not a cache of replies" in shown) == (2, True), shown
+    assert not (tmp_path / "l").exists()
+    Replies(tmp_path / "there.sqlite").close()
     code, shown = kilter(
         *label, "there.sqlite", "--feedback", json.dumps({"length": {"limit": 5, "buffer": 2}})
     )
     assert (code, "read by no judge" in shown) == (2, True), shown
-    code, shown = kilter(*label, "there.sqlite", "--feedback", json.dumps({"judge": own}))
-    assert (code, "not a cache of replies" in shown) == (2, True), shown
     (tmp_path / "mine.py").write_text("JUDGE = None\n")
     audit = ["audit-judge", "mine.py:JUDGE", "--data", answers, "--replay", "there.sqlite"]
     code, shown = kilter(*audit)
     assert (code, "read by no judge" in shown) == (2, True), shown
+
+
+def test_replies_that_are_damaged_are_blamed_on_the_setting_that_names_them(own, tmp_path):
+    (tmp_path / "old.sqlite").write_bytes(b"no database" * 99)
+    asked = [Comparison(prompt("Which?"), "a", "bb")]
+    for context, more, field in (
+        (Context(replay=tmp_path / "old.sqlite"), {}, "replay"),
+        (Context(), {"cache": str(tmp_path / "old.sqlite"), "replay": True}, "judge.cache"),
+    ):
+        with pytest.raises(UserError, match="not a cache of replies") as caught:
+            judges.build(judges.parse_spec(own | more), context).compare(asked)
+        assert caught.value.field == field
 
 
 def test_evaluations_and_audits_replay_too(own, tmp_path, tiny, kilter, monkeypatch):

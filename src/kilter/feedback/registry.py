@@ -25,6 +25,7 @@ from kilter.errors import UserError, nearest
 from kilter.feedback.context import Context, require_columns
 from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
+from kilter.roles.replies import Replies
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
 from kilter.validation import as_user_error, require_type
@@ -300,7 +301,7 @@ def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str
 
 
 def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback") -> None:
-    """Raises UserError for kept replies that are not there, or that none of the sources would read.
+    """Raises UserError for kept replies that cannot be read, or that none of the sources would read.
 
     Args:
         path: the file of replies; None is always right.
@@ -310,9 +311,7 @@ def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback
     """
     if path is None:
         return
-    if not Path(path).is_file():
-        fix = "give judge.sqlite of an earlier run, or leave it out"
-        raise UserError(where, path, "names no file to replay", fix)
+    Replies(Path(path), where, reading=True).close()
     sources = _factories(spec, field) if spec else []
     if not any(is_source(source) and source.replays for source in sources):
         raise UserError(where, path, "is read by no judge of this feedback", "leave it out")

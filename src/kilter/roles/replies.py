@@ -58,7 +58,10 @@ class Replies:
     def __init__(self, path: Path, field: str = "cache", reading: bool = False) -> None:
         if reading and not path.is_file():
             raise UserError(
-                field, str(path), "names no file to replay", "give the cache of an earlier run, or no replay"
+                field,
+                str(path),
+                "names no file to replay",
+                "give judge.sqlite of an earlier run, or leave it out",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.field, self.reading, self._lock = path, field, reading, threading.Lock()

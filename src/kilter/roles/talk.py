@@ -61,6 +61,7 @@ class Talker:
         cache: SQLite file of replies; None keeps none.
         replay: only kept replies count, and no model is opened.
         where: prefix of field names in errors.
+        cache_field: the setting that names the cache, for errors; "" is that of `where`.
         elsewhere: opens the sampler over a folder of weights; None opens it here.
     """
 
@@ -75,6 +76,7 @@ class Talker:
     cache: Path | None = None
     replay: bool = False
     where: str = "judge"
+    cache_field: str = ""
     elsewhere: Callable[[SamplerKind, OpenSpec, str], Sampler] | None = None
 
     @cached_property
@@ -128,7 +130,7 @@ class Talker:
         at_once, chunk = self.pace
         replies = None
         if self.cache is not None:
-            replies = Replies(self.cache, f"{self.where}.cache", self.replay)
+            replies = Replies(self.cache, self.cache_field or f"{self.where}.cache", self.replay)
             if not self.replay:
                 self.bill.before.setdefault((self.cache.resolve(), self.payer), replies.paid(self.payer))
         elif self.replay:

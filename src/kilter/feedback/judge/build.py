@@ -150,6 +150,7 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
         cache=_cache(spec, context),
         replay=spec.replay or context.replay is not None,
         where=field,
+        cache_field="" if context.replay is None else "replay",
         elsewhere=context.sampler,
     )
     settings = spec.model_dump(mode="json", include=set(SETTINGS))
