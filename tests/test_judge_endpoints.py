@@ -340,6 +340,22 @@ def test_max_cost_is_that_of_all_commands_that_share_the_replies(endpoint, tmp_p
         judge(endpoint, tmp_path, max_cost=48.5, **more).compare(pairs(12))
 
 
+def test_replies_from_before_costs_were_kept_count_by_their_tokens(endpoint, tmp_path, caplog):
+    more = {"price": {"prompt": 1e4, "completion": 1e4}, "sampler": {"concurrency": 1}}
+    judge(endpoint, tmp_path, **more).compare(pairs(2))
+    with sqlite3.connect(tmp_path / CACHE) as base:
+        base.execute("DROP TABLE paid")
+    base.close()
+    for _ in range(2):
+        with pytest.raises(RunFailed, match=r"The cost is 8\.04, .*max_cost 8\.5"):
+            judge(endpoint, tmp_path, max_cost=8.5, **more).compare(pairs(3))
+    assert endpoint.answered == 4
+    assert (
+        caplog.text.count("an older Kilter noted no costs; by the tokens of its replies they come to 8.04")
+        == 1
+    )
+
+
 def test_each_judge_of_a_file_of_replies_has_a_limit_of_its_own(endpoint, tmp_path, monkeypatch):
     """A reward and the gold source, or the ranks of a run, keep their replies in one file."""
     more = {"price": {"prompt": 1e4, "completion": 1e4}, "sampler": {"concurrency": 1}, "max_cost": 8.5}

@@ -8,11 +8,12 @@ import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kilter.errors import UserError
+from kilter.types import Usage
 
 log = logging.getLogger("kilter")
 
@@ -26,6 +27,14 @@ def key_of(question: Mapping[str, Any]) -> str:
 def digest_of_row(key: str, reply: str) -> str:
     """SHA-256 of a row: a reply that stands under another question does not fit either."""
     return hashlib.sha256(f"{key}\n{reply}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tokens_of(reply: str) -> Usage:
+    """What a kept reply took; nothing where it was changed, which is said when it is read."""
+    try:
+        return Usage(**json.loads(reply)["usage"])
+    except (ValueError, TypeError, KeyError):
+        return Usage()
 
 
 _OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
@@ -53,9 +62,18 @@ class Replies:
         path: the file; it is made where it is absent, but not for reading alone.
         field: the setting that named it, for messages.
         reading: only replies that stand in it are wanted.
+        who: opens it, of those who pay for replies in it.
+        price: what tokens cost; it is asked for replies that an older Kilter kept.
     """
 
-    def __init__(self, path: Path, field: str = "cache", reading: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        field: str = "cache",
+        reading: bool = False,
+        who: str = "",
+        price: Callable[[Usage], float] = lambda usage: 0.0,
+    ) -> None:
         if reading and not path.is_file():
             raise UserError(
                 field,
@@ -77,8 +95,9 @@ class Replies:
                 self._base.execute(
                     "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT, digest TEXT)"
                 )
-                self._base.execute("CREATE TABLE IF NOT EXISTS paid (who TEXT PRIMARY KEY, cost REAL)")
             self._base.execute("SELECT key, reply, digest FROM replies LIMIT 1")
+            if not reading:
+                self._keep_costs(who, price)
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
             # Replies without checksums are nobody's word: an older Kilter kept them so.
@@ -89,6 +108,23 @@ class Replies:
                 else f"is not a cache of replies ({error})"
             )
             raise UserError(field, str(path), why, "name another file, or remove it") from error
+
+    def _keep_costs(self, who: str, price: Callable[[Usage], float]) -> None:
+        """Makes the table of what was paid.
+
+        An older Kilter had none: its replies cost what their tokens cost, and count for whoever comes first.
+        """
+        if self._base.execute("SELECT 1 FROM sqlite_master WHERE name = 'paid'").fetchone():
+            return
+        with self._base:
+            self._base.execute("BEGIN IMMEDIATE")
+            kept = self._base.execute("SELECT reply FROM replies").fetchall()
+            cost = price(sum((_tokens_of(reply) for (reply,) in kept), Usage()))
+            self._base.execute("CREATE TABLE IF NOT EXISTS paid (who TEXT PRIMARY KEY, cost REAL)")
+            self._base.executemany("INSERT OR IGNORE INTO paid VALUES (?, ?)", [(who, cost)] if cost else [])
+        if cost:
+            told = "an older Kilter noted no costs; by the tokens of its replies they come to"
+            log.warning("%s: %s %.6g, which counts towards max_cost", self.path, told, cost)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply to a question; None where it has none yet, or one that was changed since it was kept.

@@ -130,7 +130,8 @@ class Talker:
         at_once, chunk = self.pace
         replies = None
         if self.cache is not None:
-            replies = Replies(self.cache, self.cache_field or f"{self.where}.cache", self.replay)
+            named = self.cache_field or f"{self.where}.cache"
+            replies = Replies(self.cache, named, self.replay, self.payer, self.rate.of)
             if not self.replay:
                 self.bill.before.setdefault((self.cache.resolve(), self.payer), replies.paid(self.payer))
         elif self.replay:
