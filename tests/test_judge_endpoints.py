@@ -699,6 +699,19 @@ def test_a_key_that_stands_where_none_is_read_is_not_shown(name):
     assert "odd-9" not in str(caught.value)
 
 
+def test_a_variable_in_a_setting_is_not_filled_in_and_the_message_says_what_is_read(tmp_path):
+    for url in ("${OPENAI_BASE_URL}", "http://${HOST}:8000/v1", "https://h/v1?key=${KEY}"):
+        with pytest.raises(
+            UserError, match=r"(?s)fills in no \$\{\.\.\.\}.*then reads OPENAI_BASE_URL"
+        ) as caught:
+            parse_spec({"sampler": {"name": "openai", "model": "m", "url": url}})
+        assert caught.value.field == "judge.sampler.url"
+    for name in ("api_key", "key", "token"):
+        with pytest.raises(UserError, match="is read from OPENAI_API_KEY alone") as caught:
+            parse_spec({"sampler": {"name": "openai", "model": "m", name: "${OPENAI_API_KEY}"}})
+        assert caught.value.field == f"judge.sampler.{name}"
+
+
 def test_a_reply_without_end_is_one_items_problem(endpoint, tmp_path):
     endpoint.answer = lambda body, n: (200, "[" * 100_000, {})
     found = judge(endpoint, tmp_path).compare(pairs(1))[0]

@@ -7,8 +7,8 @@ import re
 import signal
 import threading
 import typing
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -193,6 +193,9 @@ def with_fix(error: UserError) -> PydanticCustomError:
 class Settings(BaseModel):
     """Settings that a person writes: a number is not given as yes or no, which Python counts as 1 and 0."""
 
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {}
+    """What people write here and nobody reads here: by its name, how to say it instead."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
@@ -228,13 +231,15 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
     if kind == "with_fix":
         return UserError(field, value, first["ctx"]["problem"], first["ctx"]["fix"])
     if kind == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
+        there = _model_at(model, location[:-1])
+        known = [] if there is None else [f.alias or name for name, f in there.model_fields.items()]
+        fix = nearest(location[-1], known) if known else "remove it"
+        if there is not None and issubclass(there, Settings):
+            fix = there.ELSEWHERE.get(location[-1], fix)
         # Who writes a key where none is read has meant a secret, and messages go into logs.
         if location[-1].lower().endswith(("key", "header", "headers")):
             value = "(hidden)"
-        return UserError(
-            field, value, "is not a known key", nearest(location[-1], known) if known else "remove it"
-        )
+        return UserError(field, value, "is not a known key", fix)
     if kind == "invalid_key":
         return UserError(
             field, value, "is a key that is no text", "put it into quotation marks, or remove it"
@@ -278,25 +283,22 @@ def refuse_idle(
             raise UserError(f"{where}{name}", shown, f"has no effect: {why}", fix)
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    node: Any = model
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The type of what stands at a path in a validated object; None where it is no model."""
+    node: type[BaseModel] | None = model
     for part in path:
-        if not (isinstance(node, type) and issubclass(node, BaseModel)):
-            return []
-        node = _model_of(node, part)
-    if isinstance(node, type) and issubclass(node, BaseModel):
-        return [f.alias or name for name, f in node.model_fields.items()]
-    return []
+        node = None if node is None else _model_of(node, part)
+    return node
 
 
-def _model_of(model: type[BaseModel], part: str) -> Any:
+def _model_of(model: type[BaseModel], part: str) -> type[BaseModel] | None:
     for name, field in model.model_fields.items():
         if part in (name, field.alias):
             return _first_model(field.annotation)
     return model  # list index, or the tag of a union
 
 
-def _first_model(annotation: Any) -> Any:
+def _first_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
@@ -307,11 +309,8 @@ def _first_model(annotation: Any) -> Any:
 
 
 def _description(model: type[BaseModel], location: list[str]) -> str:
-    node: Any = model
-    for part in location[:-1]:
-        node = _model_of(node, part) if isinstance(node, type) and issubclass(node, BaseModel) else None
-    if isinstance(node, type) and issubclass(node, BaseModel):
-        for name, field in node.model_fields.items():
-            if location and location[-1] in (name, field.alias) and field.description:
-                return f"give a value that fits: {field.description}"
+    there = _model_at(model, location[:-1])
+    for name, field in {} if there is None else there.model_fields.items():
+        if location and location[-1] in (name, field.alias) and field.description:
+            return f"give a value that fits: {field.description}"
     return "see `kilter schema` for the values allowed"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from kilter.errors import UserError, nearest
 from kilter.refs import FileRef
 from kilter.sampling.registry import samplers
+from kilter.validation import Settings, with_fix
 
 
 def _address(url: str | None) -> str | None:
+    if url is not None and "${" in url:
+        problem = "is taken as it is written: Kilter fills in no ${...}"
+        fix = "write the address, or leave it out: sampler openai then reads OPENAI_BASE_URL"
+        raise with_fix(UserError("url", url, problem, fix))
     if url is not None and not url.startswith(("http://", "https://")):
         raise ValueError("should begin with http:// or https://")
     if url is not None and not has_host(url):
@@ -46,9 +52,12 @@ def address_of(url: str | None, field: str) -> tuple[str | None, str]:
     return found, named
 
 
-class SamplerKind(BaseModel):
+class SamplerKind(Settings):
     """Who samples. The fields that only one sampler reads name it in brackets."""
 
+    ELSEWHERE: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("key", "api_key", "token"), "leave it out: an endpoint's key is read from OPENAI_API_KEY alone"
+    )
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str = Field(
         "local",
@@ -80,14 +89,6 @@ class SamplerKind(BaseModel):
         default_factory=dict,
         description="what a sampler of your own takes besides (my_file.py:MySampler, world)",
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch(cls, value: Any) -> Any:
-        # Python counts True as 1, and nobody means one second by `timeout: yes`.
-        if isinstance(value, bool):
-            raise ValueError("should not be yes or no, true or false")
-        return value
 
     @field_validator("name")
     @classmethod
