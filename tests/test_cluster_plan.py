@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from kilter.errors import UserError
 from kilter.launch import plan as plans
 from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import counted, guessed, sizes_of
@@ -551,3 +553,42 @@ def test_new_weights_travel_as_the_run_sends_them(cluster, way):
 def test_smaller_microbatches_gather_more_often():
     few, many = (make(APART, shard=8, microbatch=n).traffic["gathers"][0] for n in (32768, 1024))
     assert many > 10 * few
+
+
+def test_a_reference_apart_has_its_gpus_where_nothing_is_sampled():
+    """Its workers compute the log-probs of fixed pairs beforehand, and hold their GPUs until the end."""
+    from kilter.models.sizes import guessed
+    from kilter.objectives import index
+    from kilter.training.config import TrainSpec
+    from kilter.training.placing import work
+
+    for place, roles in (("here", {"learner"}), ("apart", {"learner", "reference"})):
+        cluster = {"learner": {"processes": 2}, "reference": {"place": place, "copies": 2}}
+        spec = TrainSpec.model_validate({"method": "dpo", "dtype": "bfloat16", "cluster": cluster})
+        step = work(spec, index.brief(spec.method), guessed(7e9))
+        plan = plans.make(spec.cluster, step, plans.Machines())
+        assert plan.roles.keys() == roles
+        assert plan.seconds.keys() == {"learning"}
+    assert plan.roles["reference"] == ("apart", 2, 1)
+    assert plan.memory["reference"]["frozen models"] == 4 * 7e9
+
+
+def test_an_engine_that_cannot_divide_the_heads_is_refused():
+    """vLLM would say so when it starts, after the models were opened: 28 heads, and 8 GPUs of an engine."""
+    cluster = "stages.ppo.train.cluster.rollout={place: apart, engines: 1, gpus: 8}"
+    told, _ = kilter("recipes/cluster-7b.yaml", "--set", cluster, code=2)
+    told = " ".join(told.split())
+    assert "cluster.rollout.gpus` = 8 cannot share 28 attention heads, 4 of them with keys" in told
+    # Seven GPUs would share 28 heads, but not 4 of keys.
+    assert "Fix: Use 4." in told
+
+
+def test_a_model_on_disk_is_looked_at_before_an_engine_is_to_divide_it(tiny, tmp_path):
+    from kilter.cli import app
+
+    file = tmp_path / "cluster.yaml"
+    file.write_text("{address: auto, rollout: {place: apart, gpus: 3}}")
+    words = ["train", "--model", str(tiny), "--method", "grpo", "--data", "builtin:support-desk"]
+    words += ["--feedback", "support_desk", "--sampler", "vllm", "--out", str(tmp_path / "run"), "--dry-run"]
+    with pytest.raises(UserError, match="4 attention heads, 2 of them with keys"):
+        CliRunner().invoke(app, [*words, "--cluster", str(file)], catch_exceptions=False)

@@ -155,7 +155,7 @@ def _plan(
     needs = index.brief(spec.method)
     assert spec.cluster is not None
     known = facts(spec, needs, f"stages.{name}.train.", machines.gpus)
-    check_cluster(spec.cluster, known)
+    check_cluster(spec.cluster, replace(known, heads=sizes[0].heads))
     (size, source), tutor = sizes, None if teacher is None else teacher[0]
     step = work(spec, needs, size, answer, tutor)
     if answer is not None and step.longest and answer > step.longest:

@@ -28,6 +28,7 @@ class Facts:
         rewards: models that score, each of which has copies of its own.
         gpus: of the whole cluster; None where nobody knows yet.
         cores: of the one machine of a Ray of its own; None where nobody knows yet.
+        heads: of queries and of keys in the policy; 0 where nobody knows them.
         paths: fields that name files, with what they hold.
         where: prefix of fields in messages, such as "stages.ppo.train.".
     """
@@ -42,6 +43,7 @@ class Facts:
     rewards: int = 1
     gpus: int | None = None
     cores: int | None = None
+    heads: tuple[int, int] = (0, 0)
     paths: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
 
@@ -90,6 +92,11 @@ def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
     if spec.rollout.place == "beside" and facts.sampler == "vllm" and engines % nodes:
         problem = f"cannot lie evenly on the {nodes} machines of the learner, whose GPUs they share"
         facts.refuse("rollout.engines", engines, problem, f"use a multiple of {nodes}, or place: apart")
+    gpus, (heads, keys) = spec.rollout.gpus or 1, facts.heads
+    fits = [n for n in range(1, gpus + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)]
+    if spec.rollout.place != "here" and facts.sampler == "vllm" and keys and gpus not in fits:
+        problem = f"cannot share {heads} attention heads, {keys} of them with keys, evenly, as vllm does"
+        facts.refuse("rollout.gpus", gpus, problem, f"use {fits[-1]}")
     if facts.gpus is None:
         return
     if facts.gpus == 0 and spec.rollout.place == "beside" and facts.sampler == "vllm":

@@ -28,7 +28,8 @@ HEAD = 128
 class Sizes:
     """What estimates have to know of a model.
 
-    `kv`: numbers that one token leaves in a layer's cache; 0: not known.
+    `kv`: numbers that one token leaves in a layer's cache; `heads`: of
+    queries, and of keys; 0: not known.
     """
 
     parameters: int
@@ -37,6 +38,7 @@ class Sizes:
     inner: int
     vocabulary: int
     kv: int = 0
+    heads: tuple[int, int] = (0, 0)
 
     def adapter(self, rank: int) -> int:
         """Parameters of low-rank adapters on every linear layer."""
@@ -71,7 +73,9 @@ def counted(config: Mapping[str, Any]) -> Sizes | None:
     mlp = 3 * hidden * inner + (2 * inner + hidden) * bool(config.get("mlp_bias"))
     tied = bool(config.get("tie_word_embeddings", False))
     total = config["vocab_size"] * hidden * (1 if tied else 2) + layers * (attention + mlp + 2 * hidden)
-    return Sizes(total + hidden, layers, hidden, inner, config["vocab_size"], 2 * shared * width)
+    return Sizes(
+        total + hidden, layers, hidden, inner, config["vocab_size"], 2 * shared * width, (heads, shared)
+    )
 
 
 def guessed(parameters: float) -> Sizes:

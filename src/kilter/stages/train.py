@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kilter.artifacts import read_json
 from kilter.data.lineage import uncertified
 from kilter.errors import UserError
 from kilter.launch.refusals import check_cluster
@@ -361,6 +362,7 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
     """Raises UserError for a cluster that cannot run this, files that lie elsewhere there included."""
     import torch
 
+    from kilter.models.resolve import base_of
     from kilter.objectives import index
     from kilter.training.placing import facts
 
@@ -372,7 +374,14 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
     # Another machine's GPUs are counted when it answers.
     gpus = torch.cuda.device_count() if cluster.address == "local" else None
     known = facts(spec, index.brief(spec.method), work.where(), gpus)
-    check_cluster(cluster, replace(known, paths=paths, cores=core_count()))
+    known = replace(known, paths=paths, cores=core_count())
+    check_cluster(cluster, known)
+    # To look at a model may bring it from the Hub.
+    if (cluster.rollout.gpus or 1) > 1 and (begun := work.origin(spec.start)) is not None:
+        config = read_json(base_of(begun)[0] / "config.json")
+        heads = config.get("num_attention_heads") or 0
+        keys = config.get("num_key_value_heads") or heads
+        check_cluster(cluster, replace(known, heads=(heads, keys)))
 
 
 def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, Stage]:

@@ -118,9 +118,12 @@ def _divided(spec: TrainSpec) -> bool:
 
 def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
     """Models that do not train, of each role that the method has. An adapter that is off is a reference."""
+    assert spec.cluster is not None
     found = {}
-    # Offline its log-probs are computed beforehand. Shards of the base, of which no process has a whole copy
-    # to sample from, answer for no reference either.
+    # Offline its log-probs are computed beforehand. Workers that do so keep their GPUs.
+    if _reference(needs) and spec.prompts is None and spec.cluster.reference.place == "apart":
+        found["reference"] = 1
+    # Shards of the base, of which no process has a whole copy to sample from, answer for no reference either.
     if _reference(needs) and spec.prompts is not None:
         found["reference"] = int(spec.adapter is None or spec.reference is not None or _divided(spec))
     if needs.teacher:
