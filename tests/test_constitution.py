@@ -151,6 +151,19 @@ def test_what_constitutions_do_can_be_read_by_a_program(monkeypatch, capsys):
     assert all(row["contradict"] == ((row["rate"]["ci_low"] or 0) > 0) for row in rows)
 
 
+@pytest.mark.parametrize("door", ["diff", "test", "conflicts"])
+def test_a_script_says_which_principles_it_does_not_tell_apart(monkeypatch, capsys, tmp_path, door):
+    """Longest and shortest never contradict each other before it, for it reads the decision alone."""
+    own = tmp_path / "c.yaml"
+    texts = {"long": "The longer answer is better.", "short": "The shorter answer is better."}
+    own.write_text(yaml.safe_dump(document(*(P | {"id": i, "text": t} for i, t in texts.items()))))
+    names = ("support-desk", own) if door == "diff" else (own,)
+    who = "--critic" if door == "test" else "--judge"
+    more = ("--data", "builtin:support-desk", who, "builtin:support-desk", "--limit", 12)
+    code, said = command(monkeypatch, capsys, "constitution", door, *names, *more)
+    assert (code, said.count("no rule of its own for long, short: it answers them all alike")) == (0, 1)
+
+
 @pytest.mark.parametrize("name", ["page.html", "page", "page.json"])
 @pytest.mark.parametrize("door", ["diff", "test"])
 def test_a_page_is_markdown_and_no_other_file(monkeypatch, capsys, tmp_path, door, name):

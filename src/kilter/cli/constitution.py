@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
-from kilter.cli.app import command, commands, out
+from kilter.cli.app import command, commands, err, out
 from kilter.constitution.read import shipped
 from kilter.errors import Exit, UserError, nearest
 from kilter.screen import styled
 
 if TYPE_CHECKING:
+    from kilter.constitution.document import Constitution as ConstitutionFile
     from kilter.constitution.probe import LeftOut, Measure
     from kilter.feedback.judge.verdict import Comparison
 
@@ -155,6 +156,7 @@ def probe(
 
     _page_goes_to(target)
     document, comparisons = load(name), _pairs(data, limit)
+    _name_what_a_script_mixes_up([critic, judge or ""], [document])
     # A file of a critic's settings says how it writes, and nothing of how it compares.
     compares = judge or ("" if critic.endswith((".yaml", ".yml")) else critic)
     who = judge_of_text(compares) if compares else None
@@ -237,6 +239,7 @@ def conflicts(
     from kilter.constitution.read import load
 
     document, comparisons = load(name), _pairs(data, limit)
+    _name_what_a_script_mixes_up([judge], [document])
     found = said(votes(document, judge_of_text(judge), comparisons))
     opposed = pairs_of(document, found)
     left = leave_one_out(document, comparisons, found, _measures(comparisons))
@@ -280,8 +283,9 @@ def diff(
 
     _page_goes_to(target)
     who = judge_of_text(judge)
-    comparisons = _pairs(data, limit)
-    found = difference(load(first), load(second), who, comparisons, _measures(comparisons))
+    comparisons, documents = _pairs(data, limit), (load(first), load(second))
+    _name_what_a_script_mixes_up([judge], documents)
+    found = difference(*documents, who, comparisons, _measures(comparisons))
     text = page(found, data, who.name)
     if target is not None:
         write_text(target, text)
@@ -289,6 +293,16 @@ def diff(
         out.print(json.dumps(found.to_json() | {"judge": who.name}, indent=1), soft_wrap=True)
         return
     out.print(text, soft_wrap=True)
+
+
+def _name_what_a_script_mixes_up(texts: Sequence[str], documents: Sequence[ConstitutionFile]) -> None:
+    """A world's script has rules for the principles of its own constitution, and not for a user's."""
+    from kilter.constitution.opening import not_told_apart
+
+    for text in dict.fromkeys(texts):
+        if mixed := not_told_apart(text, documents):
+            line = f"{text} has no rule of its own for {', '.join(mixed)}: it answers them all alike"
+            err.print(styled("[yellow]warn[/] {}", line), soft_wrap=True)
 
 
 def _page_goes_to(target: Path | None) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from kilter.constitution.document import Constitution
 from kilter.constitution.read import read
 from kilter.constitution.spec import CriticSpec
 from kilter.constitution.wording import VERSION
-from kilter.data.worlds.registry import PREFIX, worlds
+from kilter.data.worlds.registry import PREFIX, critic_of, worlds
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
@@ -100,6 +101,21 @@ def judge_of_text(text: str) -> ToldJudge:
     # Principles are asked one by one, so what the file says of a constitution is not needed here.
     plain = spec.model_copy(update={"mode": "pairwise", "constitution": None})
     return build(plain, Context(lambda name: resolve(name, "--judge")), "--judge")
+
+
+def not_told_apart(text: str, documents: Sequence[Constitution]) -> list[str]:
+    """Ids of principles that the script in `builtin:WORLD` takes for one and the same; none of a model.
+
+    Args:
+        text: a critic or a judge, as a command line names it.
+        documents: whose principles it is asked about.
+    """
+    own = _world(text)
+    if own is None:
+        return []
+    known = critic_of(f"{PREFIX}{own.options['world']}", str(own.options["critic"])).principles
+    mixed = list(dict.fromkeys(p.id for d in documents for p in d.principles if p.id not in known))
+    return mixed if len(mixed) > 1 else []
 
 
 def _world(text: str) -> SamplerKind | None:

@@ -73,11 +73,13 @@ class Critic:
         prefers: (prompt, first answer, second, id of the principle) to the probability that the first is
             better; None is unscored.
         needs: metadata of a prompt without which it has no reply.
+        principles: ids of those that it tells apart. All others are one and the same to it.
     """
 
     reply: Callable[[Prompt, str, str, str], str]
     prefers: Callable[[Prompt, str, str, str], float | None]
     needs: tuple[str, ...] = ()
+    principles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,6 @@ def _helpful(prompt: Prompt, first: str, second: str, principle: str) -> float |
     return None if a is None or b is None else 1 / (1 + math.exp(STEEP * (b - a)))
 
 
-FOLLOWS = Critic(_reply, _prefers, ("gold",))
+FOLLOWS = Critic(_reply, _prefers, ("gold",), frozenset(CHECKS))
 HELPFUL = Critic(_reply, _helpful, ("gold",))
 DECLINES = Critic(_always, _declining)
