@@ -395,6 +395,14 @@ def test_the_rounds_of_two_sides_are_conversations(read):
     ]
 
 
+@pytest.mark.parametrize("side", ["response_a", "response_b"])
+def test_the_side_that_lacks_an_answer_is_named(read, side):
+    """Kaggle's arena writes [null] where a model said nothing."""
+    row = {"prompt": '["Q"]', "response_a": '["x"]', "response_b": '["y"]', side: "[null]"}
+    with pytest.raises(UserError, match=f"field {side}` = .* is missing"):
+        read([row | {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}], format="two_answers")
+
+
 @pytest.mark.parametrize("absent", [None, "", "nan", "N/A", "None", "<NA>", float("nan")])
 def test_a_rating_that_is_missing_gives_way_to_the_next(read, absent):
     entries = [

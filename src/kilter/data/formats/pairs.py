@@ -141,8 +141,10 @@ def _two(row: Mapping[str, Any]) -> tuple[str, str, tuple[str, str]] | None:
 )
 def _read_two_answers(row: Row) -> Iterator[Group]:
     found = _two(row)
-    if found is None:
-        raise RowError("response_0", "is missing")
+    if found is None:  # the row has one of two columns, or none
+        pairs = [(one, SECOND[one][0]) for one in SECOND]
+        lacks = (b if a in row else a for a, b in pairs if a in row or b in row)
+        raise RowError(next(lacks, "response_0"), "is missing")
     one, two, ends = found
     column = given(row, CHOICES)
     better = None if column is None else _better(row[column], column, one, ends)
