@@ -21,6 +21,7 @@ from kilter.evaluation.best_of import Margins, credit, ties_score
 NAMES = (
     *("xstest", "harmbench", "strongreject", "do_not_answer", "truthfulqa", "truthfulqa_mc", "hhh", "llmbar"),
     *(
+        "hhh_dialogues",
         "alpaca_eval",
         "rewardbench",
         "rewardbench2",
@@ -70,6 +71,22 @@ def test_harmbench_puts_the_context_first():
     prompt = read("harmbench", row).prompt
     assert prompt.messages[0]["content"] == "A text.\n\n---\n\nDo it."
     assert prompt.id == "b"
+
+
+def test_harmbench_about_an_image_is_not_asked_without_it():
+    row = {"Behavior": "Do what the image shows.", "SemanticCategory": "x", "ImageFileName": "a.png"}
+    with pytest.raises(RowError) as caught:
+        read("harmbench", row)
+    assert caught.value.field == "ImageFileName"
+
+
+@pytest.mark.parametrize("later", [["B"], [None], []])
+def test_mt_bench_of_the_hub_calls_its_turns_prompt(later):
+    row = {"category": "math", "prompt": ["A", *later], "reference": [], "prompt_id": 7}
+    assert detect(row).name == "mt_bench"
+    prompt = read("mt_bench", row).prompt
+    assert (prompt.messages[0]["content"], prompt.id) == ("A", "7")
+    assert prompt.metadata.get("follow_ups") == ({"turn_2": "B"} if later == ["B"] else None)
 
 
 def test_truthfulqa_reads_both_of_its_files():
@@ -212,6 +229,24 @@ def test_truthfulqa_and_hhh_as_their_own_repositories_have_them(tmp_path):
     path.write_text(json.dumps({"name": "hhh_alignment", "keywords": ["zero-shot"], "examples": examples}))
     found = load(DataSpec(path=str(path), heldout=0.0), "pairs").train
     assert [[c.text for c in g.completions] for g in found] == [["A", "B"], ["B", "A"]]
+
+
+def test_hhh_in_the_papers_own_files_is_two_dialogues_and_not_the_question_about_them(tmp_path):
+    asked = "\n\nHuman: Q1?\n\nAssistant: A1.\n\nHuman: Q2?\n\nAssistant: "
+    row = {
+        "prompt": "Choose:\n (A) [[[Bad.]]]\n (B) [[[Good.]]]",
+        "corrects": [" (B)"],
+        "incorrects": [" (A)"],
+    }
+    row |= {"text_correct": f"{asked}Good.", "text_incorrect": f"{asked}Bad."}
+    path = tmp_path / "438HHHEvaluations.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (group,) = load(DataSpec(path=str(path), heldout=0.0), "pairs").train
+    assert scores(group) == {"Good.": 1, "Bad.": 0}
+    assert [m["content"] for m in group.prompt.messages] == ["Q1?", "A1.", "Q2?"]
+    assert group.prompt.metadata["benchmark"] == "hhh"
+    with pytest.raises(RowError, match="shares no prompt"):
+        read("hhh_dialogues", row | {"text_incorrect": "\n\nHuman: Q3?\n\nAssistant: Bad."})
 
 
 @pytest.mark.parametrize(("turn", "answers"), [(1, "a1 b1"), (2, "a2 b2"), (None, "a2 b2")])

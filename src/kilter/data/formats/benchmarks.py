@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text_of
+from kilter.data.formats.ask import CONVERSATIONS, PROMPTS, answer_of, completion_of, shared_turns, text_of
 from kilter.data.formats.registry import data_format
 from kilter.data.judgments import id_of
 from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked, without_missing
-from kilter.data.turns import turns
+from kilter.data.turns import dialogue, turns
 from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
 
 SUBSETS = re.compile(r"alpacaeval|mt-bench|llmbar|xstest|refusals|donotanswer|math-prm|hep-")
@@ -95,6 +95,9 @@ def _read_xstest(row: Row) -> Iterator[Group]:
     asks="Behavior",
 )
 def _read_harmbench(row: Row) -> Iterator[Group]:
+    # Its multimodal file asks about "the image": without it, another question would be measured.
+    if not is_missing(row.get("ImageFileName", None)):
+        raise RowError("ImageFileName", "names an image, and suites are asked in words alone")
     text = _asked(row, "Behavior")
     if "ContextString" in row and not is_missing(row["ContextString"]):
         text = f"{text_of(row.ask('ContextString'), 'ContextString')}\n\n---\n\n{text}"
@@ -220,6 +223,33 @@ def _read_hhh(row: Row) -> Iterator[Group]:
     yield _scored(_asks(_asked(row, "input"), "hhh", category), _choices(row.need(column), column))
 
 
+HHH_TEXTS = ("text_correct", "text_incorrect")
+
+
+@data_format(
+    "hhh_dialogues",
+    "HHH of the paper on Constitutional AI: text_correct and text_incorrect, dialogues that share their "
+    "beginning; its prompt, which asks about both, is not read",
+    lambda r: set(HHH_TEXTS) <= r.keys(),
+    {
+        "prompt": "Choose the better one. (A) [[[Paris.]]] (B) [[[Lyon.]]]",
+        "corrects": [" (A)"],
+        "incorrects": [" (B)"],
+        "text_correct": "\n\nHuman: Capital of France?\n\nAssistant: Paris.",
+        "text_incorrect": "\n\nHuman: Capital of France?\n\nAssistant: Lyon.",
+    },
+)
+def _read_hhh_dialogues(row: Row) -> Iterator[Group]:
+    sides = [dialogue(text_of(row.need(column), column), column) for column in HHH_TEXTS]
+    size = shared_turns(sides)
+    if size == 0:
+        raise RowError(HHH_TEXTS[1], f"shares no prompt with {HHH_TEXTS[0]}")
+    row.used |= {"prompt", "corrects", "incorrects"} & row.keys()
+    prompt = Prompt(messages=sides[0][:size], metadata={BENCHMARK: "hhh", "suite": True})
+    answers = tuple(completion_of(side[size:]) for side in sides)
+    yield Group(prompt, answers, (Feedback(1.0), Feedback(0.0)))
+
+
 @data_format(
     "llmbar",
     "LLMBar: input, output_1, output_2, label 1 or 2 (the better one)",
@@ -309,26 +339,36 @@ def _read_rewardbench(row: Row) -> Iterator[Group]:
     )
 
 
+def _is_mt_bench(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a question of MT-Bench; a copy on the Hub calls its turns prompt."""
+    said = row.get("prompt")
+    if {"prompt_id", "category"} <= row.keys() and isinstance(said, list) and said:
+        return all(isinstance(turn, str | None) for turn in said)
+    better = any(column in row for column in (*PROMPTS, *CONVERSATIONS))
+    return not better and {"question_id", "category", "turns"} <= row.keys()
+
+
 @data_format(
     "mt_bench",
-    "MT-Bench and Arena-Hard questions: question_id, category, turns (the second one is a follow-up)",
-    lambda r: {"question_id", "category", "turns"} <= r.keys(),
+    "MT-Bench and Arena-Hard questions: question_id, category, turns (the second one is a follow-up); "
+    "also prompt_id, category, prompt (a list)",
+    _is_mt_bench,
     {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
-    asks="turns",
 )
 def _read_mt_bench(row: Row) -> Iterator[Group]:
+    column, id_ = ("turns", "question_id") if "turns" in row else ("prompt", "prompt_id")
     # Arena-Hard has the same rows, whose turns are objects.
     asked = [
         t["content"] if isinstance(t, Mapping) and "content" in t else t
-        for t in listed(row.ask("turns"), "turns", "texts")
+        for t in listed(row.ask(column), column, "texts")
     ]
     # Behind the first question a null is a follow-up that nobody asks.
-    said = [text_of(t, f"turns[{i}]") for i, t in enumerate(asked) if i == 0 or t is not None]
+    said = [text_of(t, f"{column}[{i}]") for i, t in enumerate(asked) if i == 0 or t is not None]
     if not said or not said[0].strip():
-        raise RowError("turns", "is empty")
+        raise RowError(column, "is empty")
     later = {"follow_ups": {f"turn_{i}": t for i, t in enumerate(said[1:2], start=2)}} if said[1:] else {}
     prompt = _asks(said[0], "mt_bench", row["category"], **later)
-    yield Group(replace(prompt, id=str(row["question_id"])), (), ())
+    yield Group(replace(prompt, id=str(row[id_])), (), ())
 
 
 @data_format(
