@@ -181,6 +181,15 @@ def test_verdicts_without_mass_are_unscored_and_still_show_the_position(tmp_path
     assert found.metrics["kappa"].state == "not measured"
 
 
+def test_a_place_is_named_by_position_and_not_by_symmetry(tmp_path):
+    """Of identical answers both orders are one question: what is said of it twice is even together."""
+    plan = audits.Plan(Material(CASES[:60]), probes=("position", "symmetry"))
+    place = certified(Dialled("position", 1.0, TRUTH), tmp_path / "place", plan=plan)
+    coin = certified(Dialled("random", 1.0, TRUTH), tmp_path / "coin", plan=plan)
+    assert (place.metrics["position"].value, place.metrics["symmetry"].value) == (1.0, 1.0)
+    assert coin.metrics["symmetry"].value < 0.8
+
+
 def test_few_pairs_certify_nobody(tmp_path):
     plan = audits.Plan(Material(CASES[:12], TRIPLES[:5]))
     found = certified(Dialled("perfect", 0.0, TRUTH), tmp_path, plan=plan)

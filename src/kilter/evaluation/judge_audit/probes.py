@@ -352,7 +352,10 @@ def _null_parts(sheets: Sheets) -> dict[str, float]:
 
 
 def _symmetry(sheets: Sheets) -> Values:
-    """Identical answers whose probability is a half, give or take .02."""
+    """Identical answers whose probability over both orders is a half, give or take .02.
+
+    Both orders are one question then: only a judge that wavers fails. A taste for a place is `position`.
+    """
     p = sheets["same"].scored.mean((1, 2))
     return Values(np.where(np.isnan(p), np.nan, np.abs(p - 0.5) <= 0.02), sheets["same"].clusters)
 
@@ -528,7 +531,7 @@ PROBES: Mapping[str, Probe] = {
         "Identical answers are even",
         ("same",),
         _symmetry,
-        "{value} of the pairs of identical answers are called even.",
+        "{value} of the pairs of identical answers are even, both orders together.",
         Limit(low=0.9),
     ),
     "cycles": Probe(
