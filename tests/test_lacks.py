@@ -13,8 +13,10 @@ from conftest import pair_rows
 from kilter import cli
 from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.lacks import uncounted
 from kilter.evaluation.metrics import metrics
 from kilter.recipe import override
+from kilter.types import Prompt
 
 NAMES = sorted(name for name, _ in metrics)
 
@@ -113,6 +115,16 @@ def test_the_setting_is_the_one_that_brings_it(here, tiny, metric, settings, fie
     )
     assert error is not None
     assert error.field in known
+
+
+def test_prompts_that_nobody_called_safe_or_unsafe_are_said_to_count_nowhere(here, tiny):
+    error = refused(here, tiny, "violation_unsafe")
+    assert error is not None and "prompts that data.safety calls safe or unsafe" in error.problem
+    spec = EvaluateSpec(models=["m"], metrics=["violation_unsafe"])
+    labels = (None, "safe", "unsafe")
+    probes = [Prompt(text=str(s), metadata={"safety": s} if s else {}) for s in labels]
+    assert uncounted(spec, probes) == 2
+    assert uncounted(spec.model_copy(update={"metrics": ["violation_unsafe", "over_refusal"]}), probes) == 1
 
 
 def test_the_standard_set_takes_what_there_is(here, tiny):

@@ -77,7 +77,15 @@ def in_data(
             yield facts.name, ("tasks", f"a right answer in the column {_key(measure)}")
         if facts.subset is not None and counted and not any(map(facts.subset, counted)):
             field = "probes" if "probes" in facts.over else "data"
-            yield facts.name, (field, "prompts of the kind that it counts")
+            labelled = field == "data" or any("safety" in p.metadata for p in counted)
+            what = "of the kind that it counts" if labelled else "that data.safety calls safe or unsafe"
+            yield facts.name, (field, f"prompts {what}")
+
+
+def uncounted(spec: EvaluateSpec, probes: Sequence[Prompt]) -> int:
+    """How many probes are asked, and counted by none of the metrics."""
+    counting = [m.facts for m in metrics.resolve(spec.metrics) if "probes" in m.facts.over]
+    return sum(not any(f.subset is None or f.subset(p) for f in counting) for p in probes)
 
 
 def _key(measure: metrics.Measure) -> str:

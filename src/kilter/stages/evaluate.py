@@ -215,6 +215,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
+        from kilter.evaluation.lacks import uncounted
         from kilter.evaluation.runner import Evaluation
         from kilter.evaluation.subject import Subject
         from kilter.models.noted import lineage_known, trained_prompts
@@ -237,6 +238,9 @@ class Evaluate(StageKind[EvaluateSpec]):
             reward = (name, work.model(reference, "reward_model"))
 
         probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
+        if idle := uncounted(spec, probes):
+            line = f"{idle} of {len(probes)} probes are counted by no metric"
+            work.console.print(f"  {line}; data.safety labels them safe or unsafe", soft_wrap=True)
         tasks = _tasks(spec, work)
         tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
         result = Evaluation(
