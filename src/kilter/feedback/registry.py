@@ -311,10 +311,10 @@ def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback
     """
     if path is None:
         return
-    Replies(Path(path), where, reading=True).close()
     sources = _factories(spec, field) if spec else []
     if not any(is_source(source) and source.replays for source in sources):
         raise UserError(where, path, "is read by no judge of this feedback", "leave it out")
+    Replies(Path(path), where, reading=True).close()
 
 
 def uncertified(spec: Any, context: Context, field: str = "feedback") -> dict[str, str]:
