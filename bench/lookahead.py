@@ -122,7 +122,7 @@ def spec_of(case: Case, size: Size) -> TrainSpec:
     _, grpo = stages()
     cluster = {
         "lookahead": case.lookahead,
-        "correction": case.correction,
+        "correction": case.correction if case.lookahead else "decoupled",
         "rollout": {"place": "apart", "cores": 1},
         "learner": {"cores": 1},
     }

@@ -448,7 +448,7 @@ def placed(method, **fields):
     from kilter.training.placing import work
 
     fields = {"method": method, "prompts": "$data", "batch_size": 64, "dtype": "bfloat16"} | fields
-    fields["sampler"] = {"name": "vllm", "samples": 2, "max_new_tokens": 512}
+    fields["sampler"] = {"name": fields.get("sampler", "vllm"), "samples": 2, "max_new_tokens": 512}
     spec = TrainSpec.model_validate(fields)
     step = work(spec, index.brief(spec.method), guessed(7e9))
     return step, plans.make(spec.cluster, step, plans.Machines())
@@ -501,6 +501,23 @@ def test_the_gold_sources_models_take_memory_and_no_time_of_a_step(monitors, mod
     assert alone.memory["learning"]["frozen models"] == (models - 1) * size
     _, none = placed("grpo", cluster=cluster, feedback="math")
     assert alone.seconds["learning"] == none.seconds["learning"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "ahead", "forwards"),
+    [
+        ("local", {}, 0),
+        ("local", {"lookahead": 1}, 1),
+        ("local", {"lookahead": 1, "correction": "anchored"}, 0),
+        ("vllm", {}, 1),
+        ("vllm", {"lookahead": 1, "correction": "anchored"}, 0),
+    ],
+)
+def test_old_log_probs_are_computed_anew_where_the_samplers_are_not_exact(sampler, ahead, forwards):
+    """As a run does: nobody has the weights any more that wrote answers of the batch before."""
+    cluster = {"rollout": {"place": "apart"}} | ahead
+    step, _ = placed("grpo", cluster=cluster, feedback="math", sampler=sampler)
+    assert step.forwards == forwards
 
 
 def test_a_plan_says_whose_size_it_knows(tmp_path):

@@ -101,6 +101,10 @@ REFUSED = {
         spec("reinforce", APART | {"lookahead": 1, "correction": "anchored"}),
         "cluster.correction.*ratio",
     ),
+    "a correction of what is in turn": (
+        spec("grpo", APART | {"correction": "anchored"}),
+        "cluster.correction.*no answer is older",
+    ),
     "a sampler without a pause": (spec("grpo", {"in_flight": "keep"}), "cluster.in_flight.*local cannot"),
     "two numbers of processes": (spec("grpo", {"learner": {"processes": 2}}, processes=2), "cluster.learner"),
 }
@@ -150,6 +154,24 @@ def test_values_that_ray_would_refuse_are_refused_at_once(cluster, field, proble
     (error,) = refused.value.errors()
     assert ".".join(map(str, error["loc"])) == field
     assert problem in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said", "fix"),
+    [
+        ({"rollout": "apart"}, "is not a mapping of a role's keys", "write {place: apart}"),
+        ({"rollout": None}, "is not a mapping of a role's keys", "write {place: apart}"),
+        ({"actor": {"processes": 2}}, "has no role actor", "write learner, as it is called here"),
+        ({"cluster": APART}, "names itself once more", "leave out that line, and indent the others less"),
+        (APART | {"lookahead": True}, "should be a number, not yes or no", None),
+    ],
+)
+def test_what_people_write_instead_is_named(cluster, said, fix):
+    with pytest.raises(ValidationError) as refused:
+        ClusterSpec.model_validate(cluster)
+    (error,) = refused.value.errors()
+    assert said in error["msg"]
+    assert fix is None or error["ctx"]["fix"] == fix
 
 
 @pytest.mark.parametrize("name", objectives.names())

@@ -82,6 +82,9 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     _check_weights(spec, facts)
     if spec.lookahead:
         _check_lookahead(spec, facts)
+    elif spec.correction == "anchored" and "rollout" not in facts.missing:
+        problem = "has no effect: with lookahead 0 no answer is older than the weights that learn from it"
+        facts.refuse("correction", "anchored", problem, "leave it out, or set lookahead: 1")
     if spec.address != "local":
         _check_paths(facts)
 

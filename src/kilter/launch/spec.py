@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kilter.errors import UserError
-from kilter.validation import with_fix
+from kilter.validation import Settings, with_fix
 
 Place = Literal["here", "beside", "apart"]
 ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
@@ -16,11 +16,14 @@ ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
 COUNTS = {"engines", "copies", "processes"}
 """What workers are called; each role has one of these words."""
 
+OTHER_WORDS = {"actor": "learner", "policy": "learner", "ref": "reference", "value": "critic"}
+"""What others call a role."""
+
 COUNTED = {"CPU": "cores", "GPU": "gpus"}
 """Resources of Ray that have a key of their own."""
 
 
-class RoleSpec(BaseModel):
+class RoleSpec(Settings):
     """Where one role runs, in how many workers, and what each of them takes."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -35,8 +38,14 @@ class RoleSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _counts_by_its_own_word(cls, given: Any) -> Any:
+        if isinstance(given, RoleSpec):
+            return given
+        if not isinstance(given, dict):
+            place = given if given in get_args(Place) else "apart"
+            problem = "is not a mapping of a role's keys"
+            raise with_fix(UserError(cls.__name__, given, problem, f"write {{place: {place}}}"))
         own = str(cls.model_fields["workers"].alias)
-        for word in COUNTS & given.keys() - {own, "workers"} if isinstance(given, dict) else ():
+        for word in COUNTS & given.keys() - {own, "workers"}:
             problem, fix = f"has no {word}, for its workers are {own}", f"write {own}: {given[word]}"
             raise with_fix(UserError(word, given[word], problem, fix))
         return given
@@ -83,7 +92,7 @@ class Ranks(Processes):
         return self
 
 
-class ClusterSpec(BaseModel):
+class ClusterSpec(Settings):
     """Roles on other processes and machines."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -119,6 +128,18 @@ class ClusterSpec(BaseModel):
     restarts: int = Field(3, ge=0, description="workers replaced in a run; the learner's group counts as one")
     stall: float = Field(300.0, gt=0, description="seconds without progress until a role counts as lost")
     wait_for_resources: float = Field(600.0, gt=0, description="seconds that a role waits for its place")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_own_words(cls, given: Any) -> Any:
+        for word in given if isinstance(given, dict) else ():
+            if word == "cluster":
+                problem, fix = "names itself once more", "leave out that line, and indent the others less"
+                raise with_fix(UserError(word, given[word], problem, fix))
+            if word in OTHER_WORDS:
+                problem, fix = f"has no role {word}", f"write {OTHER_WORDS[word]}, as it is called here"
+                raise with_fix(UserError(word, given[word], problem, fix))
+        return given
 
     @field_validator("address")
     @classmethod

@@ -160,10 +160,10 @@ def _forwards(
     """
     assert spec.cluster is not None
     roles = spec.cluster.roles()
-    # Old log-probs are computed anew unless the ratio is taken to the sampler's own.
-    anew = (
-        spec.prompts is not None and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
-    )
+    # Old log-probs are computed anew unless they are exact, or the ratio is taken to the sampler's own.
+    ahead = spec.cluster.lookahead
+    inexact = spec.sampler.name != "local" or bool(ahead)
+    anew = spec.prompts is not None and inexact and not (ahead and spec.cluster.correction == "anchored")
     reads = {"reference": 1.0, "teacher": teacher, "reward": float(_scores(spec))}
     here = sum(long for name, long in reads.items() if name in frozen and roles[name].place == "here")
     return int(anew) + ("old_values" in needs.annotations and values), here
