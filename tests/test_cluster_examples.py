@@ -84,6 +84,12 @@ def test_kuberay_and_skypilot_have_the_keys_that_their_readers_need():
         pod = group["template"]["spec"]
         volumes = {v["name"] for v in pod["volumes"]}
         assert {m["name"] for c in pod["containers"] for m in c["volumeMounts"]} == volumes
+    # Stages without `cluster` run on the head, on as many GPUs as they have processes.
+    recipe = yaml.safe_load((ROOT / "recipes" / "cluster-7b.yaml").read_text())
+    most = max(stage.get("train", {}).get("processes", 1) for stage in recipe["stages"].values())
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    assert int(head["resources"]["limits"]["nvidia.com/gpu"]) >= most == 8
+    assert "num-gpus" not in spec["headGroupSpec"]["rayStartParams"]
     assert yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
     sky = yaml.safe_load(TEXTS["skypilot.yaml"])
     assert sky["num_nodes"] == 2
