@@ -508,19 +508,26 @@ def gone(pid):
 
 
 ENGINE = """
-import os, subprocess, sys, time
+import os, subprocess, sys, tempfile, time
 from _multiprocessing import SemLock
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 
 shared = SharedMemory(create=True, size=10)
+# As an engine on several processes of a CPU makes it, with the file by which these find each other.
+divided = f"/vllm_dist_{os.getpid():x}-tp:0-[0-1]-cpushm_0"
+held = SharedMemory(divided[1:], create=True, size=10)
+resource_tracker.unregister(held._name, "shared_memory")
+met = os.path.join(tempfile.gettempdir(), f"vllm_dist_{os.getpid():x}")
+open(met, "w").close()
 # Python's own tracker, which would remove it, is often killed as well.
 resource_tracker.unregister(shared._name, "shared_memory")
 if len(sys.argv) > 1:
     subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 # As joblib makes it when vLLM's libraries import it.
 lock = SemLock(0, 1, 1, f"/loky-{os.getpid()}-abc", False)
-print(shared._name, f"/sem.loky-{os.getpid()}-abc", flush=True)
+in_memory = shared._name, divided, f"/sem.loky-{os.getpid()}-abc"
+print(*(f"/dev/shm{name}" for name in in_memory), met, flush=True)
 time.sleep(100)
 """
 """An engine, and its worker where it is given one: they share memory that outlives a kill."""
@@ -549,7 +556,7 @@ def test_of_a_killed_process_neither_engine_nor_weights_stay(tmp_path, monkeypat
             os._exit(1)
     until((tmp_path / "engine").exists)
     engine, *names = (tmp_path / "engine").read_text().split()
-    engine, names = int(engine), [Path(f"/dev/shm{name}") for name in names]
+    engine, names = int(engine), [Path(name) for name in names]
     assert all(name.exists() for name in names)
     # What a living process holds is not taken away.
     with contextlib.ExitStack() as stack:
@@ -571,7 +578,7 @@ def test_an_engine_that_is_closed_leaves_its_owner_and_the_other_processes_alone
         with vllm_ends.started_for(folder):
             second = subprocess.Popen(["sleep", "100"])
             engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE)
-            names = [Path(f"/dev/shm{name}") for name in engine.stdout.readline().decode().split()]
+            names = [Path(name) for name in engine.stdout.readline().decode().split()]
         engine.kill()
         engine.communicate()
         assert all(name.exists() for name in names)

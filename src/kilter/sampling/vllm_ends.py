@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,8 +22,13 @@ MARK = "KILTER_ENGINE"
 SHARES = "shared-memory.txt"
 """File of the folder that names the memory which the engine's processes share."""
 
-OWN = re.compile(r"/dev/shm/(?:psm_\w+|sem\.loky-\d+-\w+)")
+OWN = re.compile(r"/dev/shm/(?:psm_\w+|vllm_dist_\S+|sem\.loky-\d+-\w+)")
 """Files that vLLM's processes make for each other. They outlive one that is killed."""
+
+MET = re.compile(r"vllm_dist_[0-9a-f]+")
+
+LONGEST = 60
+"""Characters of a folder in which the system still takes the name of a socket."""
 
 PATIENCE = 10.0
 """Seconds in which killed processes end: a busy GPU holds them for a while."""
@@ -33,6 +39,8 @@ def started_for(folder: Path) -> Iterator[None]:
     """Processes that start meanwhile carry the folder's name: by it `end` finds them and theirs."""
     # A fork would have this process's environment, and a title writes over it if nobody forbids that.
     given = {MARK: str(folder), "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
+    # Sockets by which they talk would stay in the common folder of temporary files.
+    given |= {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) <= LONGEST else {}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
@@ -85,13 +93,15 @@ def end(folder: Path, owner: int) -> None:
     with contextlib.suppress(OSError):
         shared.update(OWN.findall((folder / SHARES).read_text()))
     # Again until none is left: one may have started another meanwhile.
-    while (found := _started_for(folder, owner)) and time.monotonic() < limit:
-        shared |= _shared(found)
-        for place in found:
+    while (places := _started_for(folder, owner)) and time.monotonic() < limit:
+        shared |= _shared(places)
+        for place in places:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(place.name), signal.SIGKILL)
         time.sleep(0.05)
-    for name in shared:
+    # By a file of this name the processes of a divided engine found each other.
+    met = {f"{tempfile.gettempdir()}/{found[0]}" for name in shared if (found := MET.search(name))}
+    for name in shared | met:
         with contextlib.suppress(OSError):
             os.unlink(name)
     shutil.rmtree(folder, ignore_errors=True)
