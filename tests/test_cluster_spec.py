@@ -101,6 +101,7 @@ REFUSED = {
         spec("reinforce", APART | {"lookahead": 1, "correction": "anchored"}),
         "cluster.correction.*ratio",
     ),
+    "restarts of nobody": (spec("grpo", {"restarts": 5}), "cluster.restarts.*every role stays"),
     "a correction of what is in turn": (
         spec("grpo", APART | {"correction": "anchored"}),
         "cluster.correction.*no answer is older",

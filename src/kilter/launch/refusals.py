@@ -85,8 +85,18 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     elif spec.correction == "anchored" and "rollout" not in facts.missing:
         problem = "has no effect: with lookahead 0 no answer is older than the weights that learn from it"
         facts.refuse("correction", "anchored", problem, "leave it out, or set lookahead: 1")
+    _check_idle(spec, facts)
     if spec.address != "local":
         _check_paths(facts)
+
+
+def _check_idle(spec: ClusterSpec, facts: Facts) -> None:
+    """Keys of who works together, where no role is named that could work elsewhere."""
+    if spec.roles().keys() & spec.model_fields_set:
+        return
+    for name, value in spec.model_dump(exclude_defaults=True, exclude={"address"}).items():
+        problem = "has no effect: every role stays in the learner's own process"
+        facts.refuse(name, value, problem, "leave it out, or place a role apart")
 
 
 def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
