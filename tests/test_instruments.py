@@ -136,6 +136,11 @@ def test_a_world_that_reads_its_own_answers_is_exact():
     assert "instruments" not in made
     assert not any("instrument" in m for m in made["models"]["new"]["metrics"].values())
     assert state(made, "violation", value=0.5)["state"] == "pass"
+    # Who read them is said as well: the classifier was not asked, nor named where others were read by it.
+    judges = {name: m["judge"] for name, m in made["models"]["new"]["metrics"].items()}
+    assert set(judges.values()) == {"support_desk reads its own answers"}
+    mixed = evaluation(desk(40) + asked(40, 5), desk(40) + asked(40, 5), ["refusal"])
+    assert "response classifier" in mixed["models"]["new"]["metrics"]["refusal"]["judge"]
 
 
 def test_prompts_of_a_world_beside_others_keep_their_own_weight():

@@ -113,7 +113,7 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     values = [_value(asked, item) for item in counted]
     if not values:
         return Measured([], None)
-    judge = facts.judge or _judges(facts, origin)
+    judge = _own_readings(facts, counted) or facts.judge or _judges(facts, origin)
     noted = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}
     clusters = clusters_of(counted, origin)
     estimate = estimated(facts, values, origin.seed, clusters, **noted)
@@ -139,6 +139,14 @@ _AS_ESTIMATE: Mapping[type, Callable[[Any, int, int, dict[str, Any]], Estimate]]
     tuple: lambda found, n, lost, about: Estimate(found[0], n, lost, method=found[1], **about),
 }
 """By what `over_corpus` returns: an Estimate, or a value and a note on its method."""
+
+
+def _own_readings(facts: MetricFacts, items: Sequence[Answered]) -> str:
+    """The worlds that read all these answers themselves; "" where an instrument read one of them."""
+    if facts.reader is None or not all(facts.reader.exact(item.prompt) for item in items):
+        return ""
+    worlds = {str(item.prompt.metadata.get("world", "")) for item in items} - {""}
+    return " and ".join(f"{name} reads its own answers" for name in sorted(worlds))
 
 
 def _judges(facts: MetricFacts, origin: Origin) -> str:
