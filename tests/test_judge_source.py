@@ -566,6 +566,31 @@ def test_labels_carry_odds_and_history_and_training_on_them_needs_the_flag(
         assert (code, "`allow_uncertified` is needed" in shown) == (2, True), shown
 
 
+def test_a_recipe_that_will_learn_uncertified_labels_is_refused_before_they_are_made(
+    own, answers, tmp_path, tiny, kilter, monkeypatch
+):
+    """Said by --dry-run, not hours later. Where an audit may certify the judge before, it waits for that."""
+    monkeypatch.chdir(tmp_path)
+
+    def dry(**stages):
+        path = tmp_path / "recipe.json"
+        data = {"answers": {"path": str(answers), "heldout": 0}}
+        path.write_text(json.dumps({"model": str(tiny), "name": "r", "data": data, "stages": stages}))
+        return kilter("run", path, "--dry-run", "--runs", tmp_path / "runs")
+
+    labels = {"label": {"data": "$answers", "feedback": {"judge": own}}}
+    learn = {"method": "dpo", "data": "$labels", "max_steps": 1, "batch_size": 2}
+    code, shown = dry(labels=labels, learn={"train": learn})
+    assert code == 2, shown
+    assert "stages.learn.train.allow_uncertified" in shown
+    assert "in stage labels" in shown
+    code, shown = dry(labels=labels, learn={"train": learn | {"allow_uncertified": True}})
+    assert code == 0, shown
+    audit = {"audit_judge": {"judge": own, "data": "$answers"}}
+    code, shown = dry(audit=audit, labels=labels, learn={"train": learn})
+    assert "allow_uncertified" not in shown
+
+
 def test_online_rewards_of_an_uncertified_judge_need_the_flag_too(own, tmp_path, tiny, kilter, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "prompts.jsonl"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
     from kilter.models.sizes import Sizes
 
+UNVOUCHED = "certify it with `kilter audit-judge`, or allow it with --allow-uncertified (in a recipe true)"
+
 
 @stage("train")
 class Train(StageKind[TrainSpec]):
@@ -137,6 +139,8 @@ class Train(StageKind[TrainSpec]):
         _refuse_unseen(spec, work, self.shape(spec, "data") or "prompts")
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
+        if not ready and spec.prompts is None and not spec.allow_uncertified:
+            _refuse_labels_to_come(spec, work)
         if ready and spec.prompts is None:
             _refuse_too_few_steps(spec, work, self.shape(spec, "data") or "prompts")
         scored = {"feedback": spec.feedback, "monitors.gold": spec.monitors.gold}
@@ -164,10 +168,7 @@ class Train(StageKind[TrainSpec]):
         """
         from kilter import feedback
 
-        where, fix = (
-            work.where("allow_uncertified"),
-            "certify it with `kilter audit-judge`, or allow it with --allow-uncertified (in a recipe true)",
-        )
+        where, fix = work.where("allow_uncertified"), UNVOUCHED
         judges: set[str] = set()
         if spec.prompts is None:
             data = work.load(spec.data, self.shape(spec, "data") or "prompts")
@@ -356,6 +357,30 @@ def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
     why, fix = "nothing judges the answers", "name a source in monitors.gold, or leave it out"
     idle = [(name, why, fix) for name in ("keep_best", "gold_every", "gold_prompts")]
     refuse_idle(watch, f"{work.where('monitors')}.", idle)
+
+
+def _refuse_labels_to_come(spec: TrainSpec, work: Workspace) -> None:
+    """Judges of label stages before this one that nothing can certify: else it is said when they have labelled.
+
+    Raises:
+        UserError: naming the judge. Where an audit comes before its labels, nobody knows yet.
+    """
+    from kilter import feedback
+
+    for name in work.made_by(spec.data):
+        own = work.at(name)
+        source = getattr(own.here.spec, "feedback", None)
+        models = feedback.model_references(source)
+        if source is None or own.earlier("certificate") or any(map(own.is_stage, models)):
+            continue
+        context = feedback.Context(functools.partial(own.model, field="feedback"))
+        for judge in feedback.uncertified(source, context, own.where("feedback")):
+            raise UserError(
+                work.where("allow_uncertified"),
+                "(absent)",
+                f"is needed: {judge} will make labels in stage {name} and has no certificate",
+                UNVOUCHED,
+            )
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
