@@ -609,3 +609,10 @@ def test_a_model_on_disk_is_looked_at_before_an_engine_is_to_divide_it(tiny, tmp
     words += ["--feedback", "support_desk", "--sampler", "vllm", "--out", str(tmp_path / "run"), "--dry-run"]
     with pytest.raises(UserError, match="4 attention heads, 2 of them with keys"):
         CliRunner().invoke(app, [*words, "--cluster", str(file)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("name", "dense"), [("Qwen/Qwen3-30B-A3B", True), ("org/a-30B", False)])
+def test_a_mixture_of_experts_is_said_to_be_planned_as_one_dense_model(name, dense):
+    size, source = sizes_of(name)
+    assert size.parameters == 30e9
+    assert ("one dense model" in source) is dense

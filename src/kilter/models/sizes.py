@@ -18,6 +18,9 @@ PLAIN = {"llama": "", "mistral": "", "qwen2": "qkv", "qwen3": "norms"}
 """Families with one layout, and what their attention has besides."""
 
 IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bBmM])(?![\w.])")
+EXPERTS = re.compile(r"-A\d+(?:\.\d+)?[bB](?![\w.])")
+"""What the names of mixtures say of the parameters that one token passes, as in 30B-A3B."""
+
 UNIT = {"b": 1e9, "m": 1e6}
 """What the letter after the number in a name stands for."""
 HEAD = 128
@@ -98,5 +101,6 @@ def sizes_of(model: str) -> tuple[Sizes, str] | None:
     if name in known and (found := counted(known[name])) is not None:
         return found, "its published config.json"
     if (named := IN_NAME.search(model)) is not None:
-        return guessed(float(named[1]) * UNIT[named[2].lower()]), "the number in its name"
+        dense = ", as if its experts were one dense model" if EXPERTS.search(model) else ""
+        return guessed(float(named[1]) * UNIT[named[2].lower()]), f"the number in its name{dense}"
     return None
