@@ -22,7 +22,7 @@ from kilter.release.trace import find, lines
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "constitutional-ai.yaml"
 SMALL = {
-    **{f"data.{name}.world.n": 48 for name in ("desk", "redteam", "agents", "people", "tone")},
+    **{f"data.{name}.world.n": 48 for name in ("desk", "redteam", "agents", "people", "claims")},
     "data.pleasers.parts": "[{path: builtin:support-desk, world: {n: 48, level: 0, pleasing: 0.7}}]",
     **{f"stages.{name}.train.max_steps": 1 for name in ("start", "sl", "rl")},
     **{f"stages.{name}.train.max_length": 1500 for name in ("start", "sl", "rl")},
@@ -37,7 +37,7 @@ SMALL = {
     "stages.answers.generate.limit": 8,
     "stages.answers.generate.max_length": 1500,
     "stages.answers.generate.sampler.max_new_tokens": 8,
-    "stages.tone-pairs.label.limit": 24,
+    "stages.claim-pairs.label.limit": 24,
     "stages.eval.evaluate.limit": 8,
     "stages.eval.evaluate.max_length": 1500,
     "stages.eval.evaluate.max_new_tokens": 8,
@@ -86,7 +86,7 @@ def test_the_recipe_runs_to_its_gate_and_every_row_can_be_traced(tiny, tmp_path,
     name = find(run, "0", "revise").group.prompt.id
     assert find(run, name, "revise").index == 0
     # What a model was asked at the end is no row that anybody learned from.
-    assert find(run, "0").stage in ("harmless", "tone-pairs", "helpful", "answers", "revise")
+    assert find(run, "0").stage in ("harmless", "claim-pairs", "helpful", "answers", "revise")
     assert find(run, "0", "eval").stage == "eval"
     with (run / "revise" / "groups.jsonl").open("a") as file:
         file.write("\n")
