@@ -360,7 +360,7 @@ def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
 
 
 def _refuse_labels_to_come(spec: TrainSpec, work: Workspace) -> None:
-    """Judges of label stages before this one that nothing can certify: else it is said when they have labelled.
+    """Judges of label stages before this one that nothing can certify: else it is said after their labels.
 
     Raises:
         UserError: naming the judge. Where an audit comes before its labels, nobody knows yet.
