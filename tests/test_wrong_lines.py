@@ -199,7 +199,9 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     (tmp_path / "hello.jinja").write_text("hello")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     (tmp_path / "late.yaml").write_text(LATE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own copy of a module is no change of ours
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # Python's own copy of a module is no change of ours
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, text = kilter(monkeypatch, capsys, *shlex.split(line))
     assert code == 2, text

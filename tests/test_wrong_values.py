@@ -231,7 +231,9 @@ def kilter(monkeypatch, capsys, *args: str) -> tuple[int, str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own copy of a module is no change of ours
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # Python's own copy of a module is no change of ours
     before = sorted(home.rglob("*"))
     code, text = kilter(monkeypatch, capsys, *shlex.split(command))
     assert code == 2, text
