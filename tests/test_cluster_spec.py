@@ -19,6 +19,7 @@ from kilter.objectives import build_objective, objectives
 from kilter.training.checks import check_train
 from kilter.training.config import TrainSpec
 from kilter.training.placing import facts
+from kilter.validation import as_user_error
 
 APART = {"rollout": {"place": "apart"}}
 
@@ -162,17 +163,18 @@ def test_values_that_ray_would_refuse_are_refused_at_once(cluster, field, proble
     [
         ({"rollout": "apart"}, "is not a mapping of a role's keys", "write {place: apart}"),
         ({"rollout": None}, "is not a mapping of a role's keys", "write {place: apart}"),
-        ({"actor": {"processes": 2}}, "has no role actor", "write learner, as it is called here"),
-        ({"cluster": APART}, "names itself once more", "leave out that line, and indent the others less"),
-        (APART | {"lookahead": True}, "should be a number, not yes or no", None),
+        ({"actor": {"processes": 2}}, "is not a known key", "write learner"),
+        ({"cluster": APART}, "is not a known key", "leave out that line, and indent the others less"),
+        (APART | {"lookahead": True}, "should be a number, not yes or no", ""),
     ],
 )
 def test_what_people_write_instead_is_named(cluster, said, fix):
-    with pytest.raises(ValidationError) as refused:
-        ClusterSpec.model_validate(cluster)
-    (error,) = refused.value.errors()
-    assert said in error["msg"]
-    assert fix is None or error["ctx"]["fix"] == fix
+    for model, written in ((ClusterSpec, cluster), (TrainSpec, {"method": "grpo", "cluster": cluster})):
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate(written)
+        error = as_user_error(refused.value, "", model)
+        assert said in error.problem
+        assert fix in error.fix
 
 
 @pytest.mark.parametrize("name", objectives.names())

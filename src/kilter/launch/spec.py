@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -15,9 +16,6 @@ ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 COUNTS = {"engines", "copies", "processes"}
 """What workers are called; each role has one of these words."""
-
-OTHER_WORDS = {"actor": "learner", "policy": "learner", "ref": "reference", "value": "critic"}
-"""What others call a role."""
 
 COUNTED = {"CPU": "cores", "GPU": "gpus"}
 """Resources of Ray that have a key of their own."""
@@ -95,6 +93,13 @@ class Ranks(Processes):
 class ClusterSpec(Settings):
     """Roles on other processes and machines."""
 
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {
+        "actor": "write learner",
+        "policy": "write learner",
+        "ref": "write reference",
+        "value": "write critic",
+        "cluster": "leave out that line, and indent the others less",
+    }
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     address: str = Field(
         "local",
@@ -128,18 +133,6 @@ class ClusterSpec(Settings):
     restarts: int = Field(3, ge=0, description="workers replaced in a run; the learner's group counts as one")
     stall: float = Field(300.0, gt=0, description="seconds without progress until a role counts as lost")
     wait_for_resources: float = Field(600.0, gt=0, description="seconds that a role waits for its place")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_its_own_words(cls, given: Any) -> Any:
-        for word in given if isinstance(given, dict) else ():
-            if word == "cluster":
-                problem, fix = "names itself once more", "leave out that line, and indent the others less"
-                raise with_fix(UserError(word, given[word], problem, fix))
-            if word in OTHER_WORDS:
-                problem, fix = f"has no role {word}", f"write {OTHER_WORDS[word]}, as it is called here"
-                raise with_fix(UserError(word, given[word], problem, fix))
-        return given
 
     @field_validator("address")
     @classmethod

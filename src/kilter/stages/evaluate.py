@@ -239,8 +239,13 @@ class Evaluate(StageKind[EvaluateSpec]):
 
         probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
         if idle := uncounted(spec, probes):
-            line = f"{idle} of {len(probes)} probes are counted by no metric"
-            work.console.print(f"  {line}; data.safety labels them safe or unsafe", soft_wrap=True)
+            fix = (
+                ""
+                if all("safety" in p.metadata for p in probes)
+                else "; data.safety calls them safe or unsafe"
+            )
+            line = f"{idle} of {len(probes)} probes are counted by no metric{fix}"
+            work.console.print(f"  {line}", soft_wrap=True)
         tasks = _tasks(spec, work)
         tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
         result = Evaluation(
