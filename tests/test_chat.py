@@ -82,8 +82,11 @@ def test_options_must_differ_and_a_refused_prompt_is_unknown(chat, encoder):
     assert (replies[0].text, replies[1].problem) == ("", "")
 
 
+@pytest.mark.parametrize("packed", [0, 1 << 30])
 @pytest.mark.parametrize("options", [("A", "B"), ("yes", "because of it")])
-def test_asks_of_one_id_share_their_beginning_and_no_number_changes(chat, options):
+def test_asks_share_their_beginnings_and_no_number_changes(chat, options, packed, monkeypatch):
+    """Those of one id share a prompt, and all of them what they begin with; weights re-arranged or not."""
+    monkeypatch.setattr("kilter.sampling.choices.PACKED", packed)
     heads = ("A long beginning that both of them share. " * 4, "Another one, for two others. " * 4)
     tails = ("First this, then that.", "First that, then this: a longer end.", "")
     asks = [Ask(({"role": "user", "content": h + t},), str(n)) for n, h in enumerate(heads) for t in tails]

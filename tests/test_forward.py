@@ -1,16 +1,20 @@
 """Shared prefix against plain rows: log-probs, scores, gradients; the start-up check and its fallback."""
 
+import itertools
 import logging
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conftest import make_model
+from kilter.batch import Batch
 from kilter.models import attention
-from kilter.models.forward import Scorer
+from kilter.models.forward import Scorer, times_read
 from kilter.models.load import load_causal, load_reward
 from kilter.models.microbatch import split
-from kilter.models.packing import Segment, pack
+from kilter.models.packing import Segment, pack, root_tokens
 from kilter.models.proof import observe, prove, tell
 
 
@@ -53,23 +57,28 @@ def test_both_forms_for_a_gpu_equal_the_segment_form(dense, monkeypatch):
     """All scores at once and flex attention, run on a CPU."""
     monkeypatch.setattr(attention, "DENSE", dense)
     torch.manual_seed(0)
-    segments = (Segment(0, 7, (5, 3)), Segment(15, 4, (2, 6, 1)))
+    plain = (Segment(0, 7, (5, 3)), Segment(15, 4, (2, 6, 1)))
+    rooted = (Segment(0, 5, ()), Segment(5, 2, (5, 3), root=5), Segment(15, 4, (2, 6, 1), root=5))
     q, k, v = torch.randn(1, 4, 28, 8), torch.randn(1, 2, 28, 8), torch.randn(1, 2, 28, 8)
-    for window in (None, 4):
+    for segments, window in itertools.product((plain, rooted), (None, 4)):
         want = attention._segments_cpu(q, k, v, segments, None, window)
         got = attention._segments_gpu(q, k, v, segments, None, window)
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("window", [None, 5])
-def test_segment_attention_and_its_gradients_equal_dense_attention(window):
+@pytest.mark.parametrize("window", [None, 5, 12])
+@pytest.mark.parametrize("root", [0, 9])
+def test_segment_attention_and_its_gradients_equal_dense_attention(window, root):
     """Runs of equal and of unequal completions, a completion alone, and one too long to share a run's padding."""
-    segments = (Segment(0, 7, (5, 5, 4, 5, 30, 1)), Segment(57, 3, (6,)), Segment(66, 4, ()))
-    length, generator = 70, torch.Generator().manual_seed(0)
+    sizes = (7, (5, 5, 4, 5, 30, 1)), (3, (6,)), (4, ())
+    starts = root, root + 57, root + 66
+    segments = tuple(Segment(at, *size, root) for at, size in zip(starts, sizes, strict=True))
+    segments = (Segment(0, root, ()), *segments) if root else segments
+    length, generator = root + 70, torch.Generator().manual_seed(0)
     q, k, v, grad = (
         torch.randn(1, n, length, 8, dtype=torch.float64, generator=generator) for n in (6, 2, 2, 6)
     )
-    assert len(attention._runs(segments, 6)) == 3 + 3 + 1
+    assert len(attention._runs(segments, 6)) == 3 + 3 + 1 + (root > 0)
     seen = torch.full((length, length), -torch.inf, dtype=torch.float64)
     for seg in segments:
         at = seg.start + seg.prompt
@@ -77,9 +86,9 @@ def test_segment_attention_and_its_gradients_equal_dense_attention(window):
             (at + sum(seg.completions[:i]), size, seg.prompt) for i, size in enumerate(seg.completions)
         ]
         for start, size, before in own:
-            keys = [*range(seg.start, seg.start + before), *range(start, start + size)]
+            keys = [*range(seg.root), *range(seg.start, seg.start + before), *range(start, start + size)]
             for i in range(size):
-                reach = keys[: before + i + 1][-window if window else None :]
+                reach = keys[: seg.root + before + i + 1][-window if window else None :]
                 seen[start + i, reach] = 0.0
     results = []
     for compute in (
@@ -91,6 +100,83 @@ def test_segment_attention_and_its_gradients_equal_dense_attention(window):
         results.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
     for own, dense in zip(*results, strict=True):
         torch.testing.assert_close(own, dense, atol=1e-12, rtol=1e-12)
+
+
+def beginnings(vocabulary):
+    """Prompts of one to three groups that begin alike, or not, and two completions to each."""
+    tokens = st.lists(st.integers(0, vocabulary - 1), min_size=1, max_size=9)
+    root = st.lists(st.integers(0, vocabulary - 1), max_size=12)
+    group = st.tuples(tokens, tokens, tokens)
+    return st.tuples(root, st.lists(group, min_size=1, max_size=3))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(beginnings(264))
+@pytest.mark.parametrize("window", [None, 6])
+def test_what_all_prompts_begin_with_is_read_once_and_every_number_is_that_of_plain_rows(
+    window, tiny_models, drawn
+):
+    """Log-probs and gradients, against transformers' own forward of each row; positions read are counted."""
+    scorer = tiny_models[window]
+    root, groups = drawn
+    prompts = tuple(torch.tensor(root + p) for p, *_ in groups)
+    rows = [completion for _, *both in groups for completion in both]
+    batch = _batch(prompts, rows)
+    layout = pack(batch, True, rooted=True)
+    common = root_tokens(prompts)
+    assert common >= len(root) - 1 or len(prompts) == 1
+    plain = sum(map(len, prompts)) + sum(map(len, rows))
+    assert layout.input_ids.numel() == plain - common * (len(prompts) - 1)
+
+    states = [scorer.predicting(batch, rooted=True), scorer.predicting(batch)]
+    wanted = []
+    for n, completion in enumerate(rows):
+        ids = torch.cat([prompts[n // 2], torch.tensor(completion)])
+        own = scorer._base().model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+        wanted.append(own[-len(completion) - 1 : -1])
+    want = torch.cat(wanted)
+    weights = torch.linspace(-1, 1, want.numel()).view_as(want)
+    slopes = [
+        torch.autograd.grad((s * weights).sum(), list(scorer.parameters()), allow_unused=True)
+        for s in (*states, want)
+    ]
+    for found, slope in zip(states, slopes, strict=False):
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
+        for a, b in zip(slope, slopes[-1], strict=True):
+            if b is not None:
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_a_root_counts_for_the_routers_as_often_as_plain_rows_hold_it():
+    prompts = tuple(torch.tensor([1, 2, 3, *own]) for own in ([4], [5, 6]))
+    batch = _batch(prompts, [[7], [8, 9], [7], [7]])
+    layout = pack(batch, True, rooted=True)
+    assert times_read(layout)[0].tolist() == [4, 4, 4, 2, 1, 1, 1, 2, 2, 1, 1]
+
+
+def _batch(prompts, rows):
+    """A batch with two completions to each prompt, all of whose tokens are trained."""
+    lengths, width = torch.tensor([len(r) for r in rows]), max(map(len, rows))
+    tokens = torch.tensor([r + [0] * (width - len(r)) for r in rows])
+    mask = (torch.arange(width)[None] < lengths[:, None]).float()
+    empty, one = torch.zeros(len(rows)), torch.tensor(1.0)
+    counts = mask.sum(), one * len(rows), one * len(prompts)
+    group = torch.arange(len(rows)) // 2
+    return Batch(prompts, tokens, mask, lengths, group, empty, torch.zeros(len(prompts)), *counts)
+
+
+@pytest.fixture(scope="module")
+def tiny_models():
+    """By window: models of two layers, the second with sliding attention."""
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+    sizes = dict(
+        vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))
+    mistral = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=6))
+    return {None: Scorer(llama).eval(), 6: Scorer(mistral).eval()}
 
 
 def test_large_scores_in_bfloat16_are_not_rounded_before_the_softmax():

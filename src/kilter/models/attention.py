@@ -1,4 +1,4 @@
-"""Shared-prefix attention: each completion sees its group's prompt and itself, nothing else.
+"""Shared-prefix attention: each completion sees its group's prompt and itself, and the row's root if any.
 
 Registered with transformers as the attention implementation "kilter_shared". `kilter_segments` says who sees
 whom. With `kilter_cache` the sampler's cache keeps keys and values and answers for them. With neither it is
@@ -129,7 +129,7 @@ RUN_ELEMENTS = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Neighbouring completions of one prompt, computed at once. A prompt is a run of its own.
+    """Neighbouring completions of one prompt, computed at once. A prompt or a root is a run of its own.
 
     Completions of unequal length are padded to the longest; the last three fields are None if they are of one
     length.
@@ -139,8 +139,8 @@ class _Run:
     """Position of the first token."""
     lengths: tuple[int, ...]
     """Tokens of each completion."""
-    prompt: tuple[int, int] | None
-    """Start and length of the prompt that all of them see besides themselves."""
+    seen: tuple[tuple[int, int], ...]
+    """Start and length of what all of them see besides themselves: root and prompt, in order."""
     gather: Tensor | None
     """[n * T] rows to read, padding included."""
     real: Tensor | None
@@ -155,8 +155,8 @@ class _Run:
 
     @property
     def before(self) -> int:
-        """P, the tokens of the shared prompt; 0 without one."""
-        return 0 if self.prompt is None else self.prompt[1]
+        """P, the tokens that are seen besides; 0 without any."""
+        return sum(size for _, size in self.seen)
 
 
 @lru_cache(maxsize=16)
@@ -164,30 +164,31 @@ def _runs(segments: tuple[Segment, ...], heads: int) -> tuple[_Run, ...]:
     """Every prompt, followed by its completions in runs of bounded size with little padding."""
     runs = []
     for seg in segments:
-        runs.append(_run(seg.start, (seg.prompt,), None))
-        at, prompt = seg.start + seg.prompt, (seg.start, seg.prompt)
+        root = ((0, seg.root),) if seg.root else ()
+        runs.append(_run(seg.start, (seg.prompt,), root))
+        at, seen = seg.start + seg.prompt, (*root, (seg.start, seg.prompt))
         together: tuple[int, ...] = ()
         for size in seg.completions:
             # A run ends where padding would be a third of it, or where its scores would grow too large.
             wide = max(*together, size) if together else size
             rows = wide * (len(together) + 1)
             padded = 2 * rows > 3 * (sum(together) + size)
-            if together and (padded or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS):
-                runs.append(_run(at, together, prompt))
+            if together and (padded or heads * rows * (seg.root + seg.prompt + wide) > RUN_ELEMENTS):
+                runs.append(_run(at, together, seen))
                 at, together = at + sum(together), ()
             together += (size,)
         if together:
-            runs.append(_run(at, together, prompt))
+            runs.append(_run(at, together, seen))
     return tuple(runs)
 
 
-def _run(at: int, lengths: tuple[int, ...], prompt: tuple[int, int] | None) -> _Run:
+def _run(at: int, lengths: tuple[int, ...], seen: tuple[tuple[int, int], ...]) -> _Run:
     if len(set(lengths)) == 1:
-        return _Run(at, lengths, prompt, None, None, None)
+        return _Run(at, lengths, seen, None, None, None)
     sizes = torch.tensor(lengths)
     padding = torch.arange(max(lengths))[None] >= sizes[:, None]
     gather = (torch.arange(max(lengths))[None] + (sizes.cumsum(0) - sizes)[:, None]).masked_fill(padding, 0)
-    return _Run(at, lengths, prompt, gather.view(-1), (~padding).view(-1).nonzero()[:, 0], padding)
+    return _Run(at, lengths, seen, gather.view(-1), (~padding).view(-1).nonzero()[:, 0], padding)
 
 
 def _take(x: Tensor, run: _Run, kv_heads: int) -> Tensor:
@@ -211,9 +212,9 @@ def _put(x: Tensor, run: _Run, value: Tensor) -> None:
 
 
 def _prefix(x: Tensor, run: _Run) -> Tensor:
-    """The prompt's rows of k or v, [G, P, d]."""
-    assert run.prompt is not None
-    return x[run.prompt[0] : run.prompt[0] + run.prompt[1]].transpose(0, 1)
+    """Root's and prompt's rows of k or v, [G, P, d]."""
+    parts = [x[at : at + size] for at, size in run.seen]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
 
 
 def _own(value: Tensor, run: _Run) -> Tensor:
@@ -250,9 +251,12 @@ def _times(weights: Tensor, x: Tensor, run: _Run, own: Tensor | None = None) -> 
 def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
     """Gives target, the gradient of keys or values, the share weights^T rows of one run."""
     # A prompt's keys are read by all its runs, which add up. The prompt's own run came first and has set
-    # them.
+    # them. So it is with a root.
     if run.before:
-        _prefix(target, run).add_(torch.bmm(weights[..., : run.before].transpose(1, 2), rows))
+        among = torch.bmm(weights[..., : run.before].transpose(1, 2), rows).transpose(0, 1)
+        shares = torch.split(among, [size for _, size in run.seen])
+        for (at, size), share in zip(run.seen, shares, strict=True):
+            target[at : at + size] += share
 
     # The run's own keys are read by no other run.
     own = torch.bmm(_own(weights[..., run.before :], run).transpose(1, 2), _own(rows, run))
@@ -339,13 +343,13 @@ def _mask(segments: tuple[Segment, ...], window: int | None, q: Tensor, blocks: 
     if any(k[0] != segments for k in _masks):
         _masks.clear()
     length = q.shape[2]
-    group, part, position = (x.to(q.device) for x in _places(segments, length))
+    group, part, position, root = (x.to(q.device) for x in _places(segments, length))
     reach = length if window is None else window
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        own = (part[j] == 0) | (part[i] == part[j])
+        own = (group[i] == group[j]) & ((part[j] == 0) | (part[i] == part[j]))
         back = position[i] - position[j]
-        return (group[i] == group[j]) & own & (back >= 0) & (back < reach)
+        return (own | (j < root[i])) & (back >= 0) & (back < reach)
 
     if blocks:
         _masks[key] = create_block_mask(allowed, None, None, length, length, device=str(q.device))
@@ -355,19 +359,20 @@ def _mask(segments: tuple[Segment, ...], window: int | None, q: Tensor, blocks: 
     return _masks[key]
 
 
-def _places(segments: tuple[Segment, ...], length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token's group, part (0 the prompt, 1 ... the completions) and position; [length] each."""
-    group, part, position = (torch.empty(length, dtype=torch.long) for _ in range(3))
+def _places(segments: tuple[Segment, ...], length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each token's group, part (0 the prompt, 1 ... the completions), position and root; [length] each."""
+    group, part, position, root = (torch.empty(length, dtype=torch.long) for _ in range(4))
     for n, seg in enumerate(segments):
         end = seg.start + seg.prompt
         group[seg.start : end + sum(seg.completions)] = n
+        root[seg.start : end + sum(seg.completions)] = seg.root
         part[seg.start : end] = 0
-        position[seg.start : end] = torch.arange(seg.prompt)
+        position[seg.start : end] = torch.arange(seg.root, seg.root + seg.prompt)
         for c, size in enumerate(seg.completions, start=1):
             part[end : end + size] = c
-            position[end : end + size] = torch.arange(seg.prompt, seg.prompt + size)
+            position[end : end + size] = torch.arange(size) + seg.root + seg.prompt
             end += size
-    return group, part, position
+    return group, part, position, root
 
 
 def shared_attention(

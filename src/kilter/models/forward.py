@@ -239,12 +239,12 @@ class Scorer(nn.Module):
                 routed.append(Routed(out.router_logits, ones))
         return torch.cat(found)
 
-    def predicting(self, batch: Batch, amp: bool = False) -> Tensor:
+    def predicting(self, batch: Batch, amp: bool = False, rooted: bool = False) -> Tensor:
         """The states that predict the trained tokens, [S, D]; on the model's own path its logits [S, V].
 
-        Their order is that of rows and tokens, whatever the path.
+        Their order is that of rows and tokens, whatever the path. rooted: see pack.
         """
-        return self._read(pack(batch, self.shared).to(self.device), amp)[0]
+        return self._read(pack(batch, self.shared, rooted).to(self.device), amp)[0]
 
     def _read(self, layout: Layout, amp: bool, routed: list[Routed] | None = None) -> tuple[Tensor, Tensor]:
         """(what predicts the trained tokens [S, D], all states [positions, D]); see `predicting`."""
@@ -379,6 +379,8 @@ def times_read(layout: Layout) -> Tensor:
     times = torch.ones(layout.input_ids.shape, device=layout.input_ids.device)
     for segment in layout.segments:
         times[0, segment.start : segment.start + segment.prompt] = len(segment.completions)
+        # A root stands before its groups and has no completions of its own.
+        times[0, : segment.root] += len(segment.completions)
     return times
 
 

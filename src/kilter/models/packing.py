@@ -4,12 +4,13 @@ Two layouts give the same numbers:
 
     shared   one row of all groups end to end: prompt, completion 1, ..., completion K, next prompt, ...
              Positions restart after the prompt, and each completion sees its prompt and itself.
-             No prompt twice, no padding.
+             No prompt twice, no padding. With a root, what all prompts begin with stands in front, once.
     rows     one padded row per completion, prompt repeated: what any causal language model accepts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,15 @@ from kilter.batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One group in the shared row: where its prompt starts, its length, its completions' lengths (tokens)."""
+    """One group in the shared row: where its prompt starts, its length, its completions' lengths (tokens).
+
+    root: tokens in front of the row that the prompt goes on from, and that all of the group sees.
+    """
 
     start: int
     prompt: int
     completions: tuple[int, ...]
+    root: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +67,27 @@ def shared_tokens(batch: Batch, group: int, lengths: list[int]) -> int:
     return int(batch.prompts_N[group].numel()) + sum(lengths[int(r)] for r in rows)
 
 
-def pack(batch: Batch, shared: bool) -> Layout:
+def root_tokens(prompts: Sequence[Tensor]) -> int:
+    """Tokens that all prompts begin with, where there are several; each keeps at least one of its own."""
+    if len(prompts) < 2:
+        return 0
+    size = min(p.numel() for p in prompts) - 1
+    first = prompts[0]
+    for p in prompts[1:]:
+        differ = (p[:size] != first[:size]).nonzero()
+        size = int(differ[0]) if len(differ) else size
+    return size
+
+
+def pack(batch: Batch, shared: bool, rooted: bool = False) -> Layout:
     """Lays out a batch or micro-batch.
 
     Args:
         batch: groups with non-empty prompts: the last prompt token predicts the first completion token.
         shared: whether each prompt stands once, before all its completions, or once per row.
+        rooted: whether what all prompts of a shared layout begin with stands once, before all of them.
     """
-    placed = _pack_shared(batch) if shared else _pack_rows(batch)
+    placed = _pack_shared(batch, rooted) if shared else _pack_rows(batch)
 
     # A completion's first token is predicted by the prompt's last, which need not stand directly before it.
     row_S, column_S = (batch.mask_BT > 0).nonzero(as_tuple=True)
@@ -102,7 +120,7 @@ class _Placed:
     """Position of its prompt's last token."""
 
 
-def _pack_shared(batch: Batch) -> _Placed:
+def _pack_shared(batch: Batch, rooted: bool) -> _Placed:
     """All groups end to end in one row."""
     lengths_B = batch.length_B.tolist()
     rows_of: list[list[int]] = [[] for _ in range(batch.groups())]
@@ -114,15 +132,20 @@ def _pack_shared(batch: Batch) -> _Placed:
     segments: list[Segment] = []
     first_B = torch.zeros(batch.rows(), dtype=torch.long)
     before_B = torch.zeros(batch.rows(), dtype=torch.long)
-    at = 0
+    root = root_tokens(batch.prompts_N) if rooted else 0
+    if root:
+        segments.append(Segment(0, root, ()))
+        ids.append(batch.prompts_N[0][:root])
+        positions.append(torch.arange(root))
+    at = root
     for group, rows in enumerate(rows_of):
         prompt = batch.prompts_N[group]
         size = int(prompt.shape[0])
-        segments.append(Segment(at, size, tuple(lengths_B[r] for r in rows)))
-        ids.append(prompt)
-        positions.append(torch.arange(size))
-        last = at + size - 1
-        at += size
+        segments.append(Segment(at, size - root, tuple(lengths_B[r] for r in rows), root))
+        ids.append(prompt[root:])
+        positions.append(torch.arange(root, size))
+        at += size - root
+        last = at - 1
         # Every completion goes on where the prompt ends, as if it stood there alone.
         for r in rows:
             n = lengths_B[r]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # endpoints and scripts choose without torch
 SPACES = (" ", "\n")
 """White space with which a tokenizer may write an option: to a reader " A" and "A" are the same answer."""
 
+PACKED = 2000
+"""Tokens from which on it pays to re-arrange the weights first."""
 NO_MASS = "none of the options is a likely beginning of the answer"
 NO_LOGPS = "the log-probs of the answer's first token are not those of a distribution"
 ROUNDED = 0.01
@@ -64,7 +67,7 @@ def from_scorer(
     prompts: Sequence[Prompt],
     options: Sequence[str],
     context: int | None = None,
-    tokens_per_microbatch: int = 2048,
+    tokens_per_microbatch: int = 4096,
     amp: bool = False,
 ) -> list[Choice]:
     """Choices by a model in memory: the summed log-probs of each option's tokens after the prompt.
@@ -156,17 +159,20 @@ def _common(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return low[:size]
 
 
-def _parts(scorer: Scorer, batch: Batch, budget: int) -> Iterator[tuple[Batch, list[int]]]:
+def _parts(scorer: Scorer, batch: Batch, budget: int, amp: bool) -> Iterator[tuple[Batch, list[int]]]:
     """Micro-batches in evaluation mode without gradient, and which rows of the batch each holds."""
     import torch
 
     from kilter.models.microbatch import split
+    from kilter.sampling.packed import packed_linears
 
     # A judge may be the policy in training: it goes back to its mode.
     training = scorer.training
     scorer.eval()
     try:
-        with torch.no_grad():
+        tokens = int(batch.length_B.sum()) + sum(len(p) for p in batch.prompts_N)
+        faster = packed_linears(scorer, amp, budget) if tokens > PACKED else contextlib.nullcontext()
+        with torch.no_grad(), faster:
             numbered = batch.with_(score_B=torch.arange(batch.rows()))
             for part in split(numbered, budget, scorer.shared):
                 yield part, part.score_B.tolist()
@@ -200,8 +206,9 @@ def _first_states(
 
     from kilter.models.logprobs import cast, logits
 
-    for part, rows in _parts(scorer, batch, budget):
-        states_SD: Tensor = scorer.predicting(part, amp)
+    for part, rows in _parts(scorer, batch, budget, amp):
+        # A judge's questions begin with the same instructions, which are read once.
+        states_SD: Tensor = scorer.predicting(part, amp, rooted=True)
         logps_SV = logits(states_SD, cast(scorer.head(), states_SD.dtype)).double().log_softmax(-1)
         tokens = torch.tensor([[ids[0] for ids in encoded[r].completion_ids] for r in rows])
         picked_SO = logps_SV.gather(1, tokens.to(logps_SV.device)).exp()
@@ -214,7 +221,7 @@ def _whole_options(
     scorer: Scorer, batch: Batch, encoded: Sequence[Encoded], budget: int, amp: bool
 ) -> Iterator[tuple[int, list[float]]]:
     """(row, [probability]) where a row is one option of a prompt."""
-    for part, rows in _parts(scorer, batch, budget):
+    for part, rows in _parts(scorer, batch, budget, amp):
         logps_BT = scorer(part, amp=amp).logps_BT * part.mask_BT.to(scorer.device)
         for row, value in zip(rows, logps_BT.double().sum(-1).exp().tolist(), strict=True):
             yield row, [value]
