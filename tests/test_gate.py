@@ -97,6 +97,37 @@ def test_what_a_policy_forgets_stands_in_its_verdict():
         assert word in notes
 
 
+@pytest.mark.parametrize(
+    ("name", "low", "high", "told"),
+    [
+        ("wrong_declines", 0.17, 0.38, True),
+        ("wrong_declines", -0.02, 0.38, False),
+        ("wrong_declines", -0.38, -0.17, False),
+        ("decision", -0.3, -0.1, True),
+        ("decision", 0.1, 0.3, False),
+        ("length", 5.0, 9.0, False),
+        ("wrong_declines", None, None, False),
+    ],
+)
+def test_what_got_worse_and_is_not_asked_about_is_said(name, low, high, told):
+    """A demo passed once whose model declined a third of all just claims: no condition was about them."""
+    found = evaluation()
+    model = found["models"]["dpo"]
+    lost = {**model["difference"]["gold"], "value": 0.27 if low is None else (low + high) / 2}
+    lost |= {"ci_low": low, "ci_high": high}
+    model["difference"] |= {name: lost, f"{name}.part": lost}
+    gold = {"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0}
+    assert ("Worse than the baseline" in " ".join(decided(found, gold)["notes"])) is told
+    asked = {"metric": name, "bound": "diff_value", "op": "<", "value": 9.0}
+    assert "Worse than the baseline" not in " ".join(decided(found, gold, asked, allow_means=True)["notes"])
+    # Nobody knows how often an unmeasured instrument is wrong.
+    model["difference"][name] = model["difference"][f"{name}.part"] = lost | {
+        "instrument": "it",
+        "corrected": None,
+    }
+    assert "Worse than the baseline" not in " ".join(decided(found, gold)["notes"])
+
+
 def test_a_mean_decides_only_where_that_was_allowed():
     mean = {"metric": "gold", "bound": "value", "op": ">", "value": 0.0}
     assert states(evaluation(), mean) == ["error"]

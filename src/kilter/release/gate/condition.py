@@ -52,6 +52,15 @@ class Case:
             found = model.get("difference" if condition.paired else "metrics", {}).get(condition.metric)
         return _without_errors(found) if isinstance(found, Mapping) else None
 
+    def differences(self) -> dict[str, Metric]:
+        """The candidate's paired differences to the baseline, by metric, without their instruments' errors.
+
+        What an instrument of unknown errors counted is left out.
+        """
+        found = self.evaluation["models"].get(self.candidate, {}).get("difference", {})
+        read = {name: _without_errors(d) for name, d in found.items() if isinstance(d, Mapping)}
+        return {name: d for name, d in read.items() if _unread(d) is None}
+
 
 def check(condition: Condition, case: Case, holm: float | None = None) -> dict[str, Any]:
     """State of one condition, with the number compared and a sentence that says why.

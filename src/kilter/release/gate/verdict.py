@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from kilter.errors import UserError
+from kilter.evaluation.metrics import facts_of
 from kilter.release.gate.condition import Case, check
 from kilter.release.gate.family import corrected
-from kilter.release.gate.policy import GUARDS, Policy
+from kilter.release.gate.policy import GUARDS, Policy, base_name
 from kilter.release.gate.standing import changed, evasive, imported, leaks, unvouched
 from kilter.release.subjects import baseline_of, subjects
 
@@ -74,7 +75,11 @@ def decide(
         "data_hash": evaluation["data_hash"],
         "model_hash": subjects(evaluation)[candidate].get("model_hash", ""),
         "conditions": results,
-        "notes": [*_of_others(evaluation), *notes(policy, allow_means, bool(evaluation["models"]))],
+        "notes": [
+            *_of_others(evaluation),
+            *notes(policy, allow_means, bool(evaluation["models"])),
+            *_losses(policy, case),
+        ],
     }
 
 
@@ -110,6 +115,24 @@ def _of_others(evaluation: Mapping[str, Any]) -> list[str]:
         f"The numbers are imported, and not recomputed: {makers} asked and scored, and wrote {files}. "
         "Kilter computed intervals and differences from its values of single prompts."
     ]
+
+
+def _losses(policy: Policy, case: Case) -> list[str]:
+    """What is worse than the baseline beyond doubt at this n, and what no condition asks about."""
+    asked = {base_name(c.metric) for c in policy.conditions}
+    found = []
+    for name, difference in case.differences().items():
+        facts = facts_of(base_name(name))
+        if facts is None or facts.better is None or base_name(name) in asked:
+            continue
+        low, value, high = (difference.get(k) for k in ("ci_low", "value", "ci_high"))
+        if low is None or high is None or value is None:
+            continue
+        if high < 0 if facts.better == "higher" else low > 0:
+            found.append(f"{name} by {value:+.3g} [{low:.3g}, {high:.3g}]")
+    if not found:
+        return []
+    return [f"Worse than the baseline, and no condition asks about it: {', '.join(found)}."]
 
 
 def _listed(names: Sequence[str]) -> str:
