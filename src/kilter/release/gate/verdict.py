@@ -75,21 +75,20 @@ def decide(
         "data_hash": evaluation["data_hash"],
         "model_hash": subjects(evaluation)[candidate].get("model_hash", ""),
         "conditions": results,
-        "notes": [
-            *_of_others(evaluation),
-            *notes(policy, allow_means, bool(evaluation["models"])),
-            *_losses(policy, case),
-        ],
+        "notes": _of_others(evaluation) + notes(policy, allow_means, bool(evaluation["models"]), case),
     }
 
 
-def notes(policy: Policy, allow_means: bool = False, answers: bool = True) -> list[str]:
+def notes(
+    policy: Policy, allow_means: bool = False, answers: bool = True, case: Case | None = None
+) -> list[str]:
     """What a reader of the verdict has to know of the policy itself, a sentence each.
 
     Args:
         policy: what must hold.
         allow_means: whether a condition may read a mean.
         answers: whether the verdict is of a model that answers; a reward model refuses nothing.
+        case: what was measured, if that is known.
     """
     found = []
     if answers and (missing := policy.not_asked()):
@@ -101,6 +100,8 @@ def notes(policy: Policy, allow_means: bool = False, answers: bool = True) -> li
     if allow_means and policy.means():
         listed = ", ".join(policy.means())
         found.append(f"Means were allowed, which say nothing of how sure they are: {listed}.")
+    if case is not None and (worse := _losses(policy, case)):
+        found.append(f"Worse than the baseline, and no condition asks about it: {', '.join(worse)}.")
     return found
 
 
@@ -130,9 +131,7 @@ def _losses(policy: Policy, case: Case) -> list[str]:
             continue
         if high < 0 if facts.better == "higher" else low > 0:
             found.append(f"{name} by {value:+.3g} [{low:.3g}, {high:.3g}]")
-    if not found:
-        return []
-    return [f"Worse than the baseline, and no condition asks about it: {', '.join(found)}."]
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:
