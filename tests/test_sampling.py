@@ -304,6 +304,21 @@ def test_projections_of_one_input_are_one_product_and_another_input_is_never_mis
     assert "forward" not in vars(layer.mlp.up_proj)
 
 
+def test_a_judge_may_read_with_the_model_of_a_rollout_under_way(sampler, encoder, monkeypatch):
+    """Both re-arrange weights; whoever comes second takes what is there, and leaves it to the first."""
+    monkeypatch.setattr("kilter.sampling.choices.PACKED", 0)
+    prompts = [Prompt(text=f"Say {n}") for n in range(3)]
+    alone = answers_of(sampler, prompts, 1, SamplingParams(max_new_tokens=4, seed=1))
+    odds = sampler.choose(prompts, ("A", "B"))
+    params = SamplingParams(max_new_tokens=4, seed=1)
+    requests = [Request(str(n), p, 1, params) for n, p in enumerate(prompts)]
+    for sample in sampler.run(requests):
+        between = sampler.choose(prompts, ("A", "B"))
+        assert [o.probabilities for o in between] == [pytest.approx(o.probabilities, abs=1e-5) for o in odds]
+        assert sample.completion.token_ids in [a[0].token_ids for a in alone]
+    assert not [m for m in sampler.scorer.modules() if "forward" in vars(m)]
+
+
 def test_one_key_value_head_and_a_partial_rotation_decode_with_the_shared_cache():
     from transformers import Phi3Config, Phi3ForCausalLM
 

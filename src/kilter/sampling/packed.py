@@ -55,6 +55,8 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
         and type(x) in (nn.Linear, Linear)
         and type(x.weight.data) is Tensor
         and x.weight.device.type == "cpu"
+        # A judge may read with the model of a rollout under way, which has taken the layer already.
+        and "forward" not in vars(x)
     }
     # Layers join only where they read the same tensor and either all have a bias or none has.
     groups: list[list[nn.Linear]] = []
