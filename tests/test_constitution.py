@@ -164,6 +164,27 @@ def test_a_script_says_which_principles_it_does_not_tell_apart(monkeypatch, caps
     assert (code, said.count("no rule of its own for long, short: it answers them all alike")) == (0, 1)
 
 
+def test_a_revision_by_a_script_says_which_principles_it_does_not_tell_apart(
+    monkeypatch, capsys, tiny, tmp_path
+):
+    """The shipped constitution's principles are none of the desk's; its own seven are told apart."""
+    plain = (
+        "--model",
+        tiny,
+        "--data",
+        "builtin:support-desk",
+        "--critic.sampler.name",
+        "world",
+        "--allow-uncertified",
+    )
+    for name, count in (("general", 2), ("support-desk", 0)):
+        code, said = command(monkeypatch, capsys, "revise", *plain, "--constitution", name, "--dry-run")
+        assert (code, said.count("it answers them all alike")) == (0, count)
+    small = ("--constitution", "general", "--limit", 2, "--rounds", 1, "--out", tmp_path / "out")
+    code, said = command(monkeypatch, capsys, "revise", *plain, *small, "--sampler.max-new-tokens", 4)
+    assert (code, said.count("the critic's script has no rule of its own for no-harm, ")) == (0, 1)
+
+
 @pytest.mark.parametrize("name", ["page.html", "page", "page.json"])
 @pytest.mark.parametrize("door", ["diff", "test"])
 def test_a_page_is_markdown_and_no_other_file(monkeypatch, capsys, tmp_path, door, name):

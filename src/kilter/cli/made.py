@@ -86,6 +86,8 @@ def _print(plan: StagePlan, as_json: bool) -> None:
     numbers = [f"{v:,} {k}" for k, v in (("prompts", plan.rows), ("tokens", plan.tokens)) if v is not None]
     numbers += [f"about {clock(plan.seconds)} here"] if plan.seconds else []
     out.print("  ".join([plan.what, *numbers]), soft_wrap=True)
+    for line in plan.warnings:
+        out.print(styled("[yellow]warn[/] {}", line), soft_wrap=True)
     out.print("nothing was run")
 
 

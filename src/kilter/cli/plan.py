@@ -29,8 +29,9 @@ def print_plan(stages: Sequence[StagePlan]) -> None:
             s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
     out.print(table)
-    for line in (w for s in stages for w in s.warnings):
-        out.print(styled("[yellow]power[/] {}", line))
+    for stage in stages:
+        for line in stage.warnings:
+            out.print(styled("[yellow]warn[/] {}: {}", stage.name, line), soft_wrap=True)
     # A judge's answers, or data that an earlier stage makes, cannot be timed before that stage has run.
     about, beside = ("at least", f", {', '.join(unknown)} not counted") if unknown else ("about", "")
     out.print(f"\nit takes {about} {clock(total)} on this machine{beside}; nothing was run")

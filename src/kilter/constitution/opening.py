@@ -11,7 +11,7 @@ from kilter.constitution.document import Constitution
 from kilter.constitution.read import read
 from kilter.constitution.spec import CriticSpec
 from kilter.constitution.wording import VERSION
-from kilter.data.worlds.registry import PREFIX, critic_of, worlds
+from kilter.data.worlds.registry import DEFAULT, PREFIX, critic_of, worlds
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
@@ -104,16 +104,22 @@ def judge_of_text(text: str) -> ToldJudge:
 
 
 def not_told_apart(text: str, documents: Sequence[Constitution]) -> list[str]:
-    """Ids of principles that the script in `builtin:WORLD` takes for one and the same; none of a model.
+    """What `mixed_up` says of a critic or a judge as a command line names it."""
+    own = _world(text)
+    return [] if own is None else mixed_up(own, documents)
+
+
+def mixed_up(sampler: SamplerKind, documents: Sequence[Constitution]) -> list[str]:
+    """Ids of principles that a world's script takes for one and the same; none of a model.
 
     Args:
-        text: a critic or a judge, as a command line names it.
+        sampler: of a critic or a judge.
         documents: whose principles it is asked about.
     """
-    own = _world(text)
-    if own is None:
+    if sampler.name != "world":
         return []
-    known = critic_of(f"{PREFIX}{own.options['world']}", str(own.options["critic"])).principles
+    world, critic = (sampler.options.get(k, d) for k, d in (("world", DEFAULT), ("critic", "constitution")))
+    known = critic_of(f"{PREFIX}{world}", str(critic), "sampler.options").principles
     mixed = list(dict.fromkeys(p.id for d in documents for p in d.principles if p.id not in known))
     return mixed if len(mixed) > 1 else []
 

@@ -203,12 +203,14 @@ class Revise(StageKind[ReviseSpec]):
             f"at most {2 * count * spec.rounds} critiques and revisions, {2 * count * spec.rounds} verdicts"
         )
         tokens = count * (spec.sampler.max_new_tokens + 2 * spec.rounds * spec.critic.max_new_tokens)
-        return StagePlan(f"{what}: {calls}", count, tokens)
+        return StagePlan(f"{what}: {calls}", count, tokens, warnings=_mixed_up(spec, work))
 
     def run(self, spec: ReviseSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes answers.jsonl, chains.jsonl and groups.jsonl."""
         from kilter.data import store
 
+        for line in _mixed_up(spec, work):
+            work.console.print(f"  {line}", soft_wrap=True)
         prompts = prompts_of(spec, work)
         problems = _answer(spec, work, prompts, folder)
         if problems:
@@ -406,6 +408,20 @@ def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
     from kilter.constitution.opening import open_critic
 
     return open_critic(spec.critic, lambda: _criticising(spec, work), spec.seed, work.where("critic"))
+
+
+def _mixed_up(spec: ReviseSpec, work: Workspace) -> list[str]:
+    """What a world's script, as critic or as judge, does not tell apart of the constitution; a sentence each."""
+    from kilter.constitution.opening import mixed_up
+    from kilter.constitution.read import load
+
+    document = load(spec.constitution, work.where("constitution"))
+    asked = {"critic": spec.critic.sampler, "judge": spec.judging(work.base).sampler}
+    return [
+        f"the {who}'s script has no rule of its own for {', '.join(mixed)}: it answers them all alike"
+        for who, sampler in asked.items()
+        if (mixed := mixed_up(sampler, [document]))
+    ]
 
 
 def _criticising(spec: ReviseSpec, work: Workspace) -> Path:
