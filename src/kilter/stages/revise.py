@@ -411,7 +411,7 @@ def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
 
 
 def _mixed_up(spec: ReviseSpec, work: Workspace) -> list[str]:
-    """What a world's script, as critic or as judge, does not tell apart of the constitution; a sentence each."""
+    """What a world's script, as critic or judge, does not tell apart of the constitution; a sentence each."""
     from kilter.constitution.opening import mixed_up
     from kilter.constitution.read import load
 
