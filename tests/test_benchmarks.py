@@ -104,7 +104,14 @@ def test_truthfulqa_reads_both_of_its_files():
 
 @pytest.mark.parametrize(
     ("preference", "expected"),
-    [(1, (1, 0)), (2.0, (0, 1)), (1.5, (0.5, 0.5)), (1.25, (0.75, 0.25)), (None, (None, None))],
+    [
+        (1, (1, 0)),
+        (2.0, (0, 1)),
+        (1.5, (0.5, 0.5)),
+        (0.0, (0.5, 0.5)),
+        (1.25, (0.75, 0.25)),
+        (None, (None, None)),
+    ],
 )
 def test_alpaca_eval_keeps_soft_preferences_and_missing_ones_are_no_tie(preference, expected):
     row = {"instruction": "Say A.", "output_1": "A", "output_2": "B", "preference": preference}

@@ -272,7 +272,7 @@ def _two(prompt: Prompt, row: Row, columns: tuple[str, str], first: float) -> Gr
 
 @data_format(
     "alpaca_eval",
-    "AlpacaEval annotations: instruction, output_1, output_2, preference 1 to 2 (1.5 is a tie)",
+    "AlpacaEval annotations: instruction, output_1, output_2, preference 1 to 2 (1.5 or 0 is a tie)",
     lambda r: {"instruction", "output_1", "output_2", "preference"} <= r.keys(),
     {"instruction": "Capital of France?", "output_1": "Lyon.", "output_2": "Paris.", "preference": 2.0},
     asks="instruction",
@@ -292,8 +292,10 @@ def _read_alpaca_eval(row: Row) -> Iterator[Group]:
         texts = [text_of(row.need(column), column) for column in ("output_1", "output_2")]
         yield Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
         return
+    if preference == 0:  # a tie in its first files
+        preference = 1.5
     if not 1 <= preference <= 2:
-        raise RowError("preference", "should be between 1 and 2")
+        raise RowError("preference", "should be between 1 and 2, or 0")
     yield _two(prompt, row, ("output_1", "output_2"), 2.0 - preference)
 
 
