@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from kilter.data.worlds.registry import labels_of
+from kilter.feedback.judge.prompts import TEMPLATE_MARKS
 from kilter.types import Prompt
 
 LONGEST = 2000
@@ -21,8 +22,9 @@ ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 
 DELIMITERS = re.compile(
     r"<\|[^|\n]{0,40}\|>|<<<|>>>|\[\[|\]\]|\[/?INST\]|\[(?:BEGIN|END)\b|</?(?:s|think|start_of_turn"
-    r"|end_of_turn|answer|principle|prompt|critique|revision|verdict|conversation)\b[^>\n]{0,40}>",
-    re.I,
+    r"|end_of_turn|answer|principle|prompt|critique|revision|verdict|conversation)\b[^>\n]{0,40}>"
+    r"|\bVERDICT [^\s=]{1,40} = |^=== [^\n]{1,60} (?:begins|ends) ===",
+    re.I | re.M,
 )
 """What marks parts of a question, ours or a chat template's: in a principle it would end the part early."""
 
@@ -33,7 +35,7 @@ class _Strict(BaseModel):
 
 def _plain(text: str) -> str:
     """The text, which holds something and no delimiter. Raises ValueError."""
-    if found := DELIMITERS.search(text):
+    if found := DELIMITERS.search(text) or TEMPLATE_MARKS.search(text):
         raise ValueError(f"holds the delimiter {found[0]!r}, which ends a part of the critic's question")
     if text and not text.strip():
         raise ValueError("holds nothing but white space")
