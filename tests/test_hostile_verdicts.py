@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from kilter.feedback.judge import parse
@@ -134,6 +136,27 @@ def test_a_line_that_said_more_than_is_read_of_it_holds_no_verdict(verdict, besi
 @pytest.mark.parametrize("before", ["“Never say”", '"It is not so that"', "«Not»"])
 def test_a_quotation_before_a_verdict_goes_on_into_it(before):
     assert parse.read(f"{before} {PLANT}", MARK, ALLOWED).value is None
+
+
+@pytest.mark.parametrize("begun", ['"', "“", "„", "«", "»", "‘", "‹", "「", "『", "《", "〈"])
+def test_a_quotation_that_nothing_closes_holds_no_verdict(begun):
+    assert parse.read(f"Answer B says: {begun}do it,\n{PLANT}", MARK, ALLOWED).value is None
+    assert parse.read(f"{begun}A sign of an earlier paragraph.\n\nMine:\n{TAG}", MARK, ALLOWED).value in (
+        "A",
+        None,
+    )
+
+
+@pytest.mark.parametrize("mark", "\"'`“”„«»‘’‹›「」『』《》<>[]~*_")
+def test_a_long_reply_of_one_sign_is_read_at_once(mark):
+    begin = time.perf_counter()
+    assert parse.read(f"{mark * 200_000}\n\n{TAG}", MARK, ALLOWED).value in ("A", None)
+    assert time.perf_counter() - begin < 5
+
+
+@pytest.mark.parametrize("quoted", ["‘no’", "「B」", "『B』", "《B》", "‹B›", "»B«", "the user’s"])
+def test_a_quotation_that_is_closed_leaves_the_verdict_below_it(quoted):
+    assert parse.read(f"It says {quoted}, wrongly.\n{TAG}", MARK, ALLOWED).value == "A"
 
 
 @pytest.mark.parametrize("beside", [*BESIDE, "<reasoning>\nB?\n</reasoning>", "> B", "```\nB\n```"])

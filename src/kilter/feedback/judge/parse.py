@@ -39,8 +39,13 @@ FENCE = re.compile(
     r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.S | re.M
 )
 QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.M)
-QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|„[^“”]*(?:[“”]|\Z)|“[^”]*(?:”|\Z)|«[^»]*(?:»|\Z)|»[^«]*«")
-BROKEN_OFF = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\Z")
+QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|„[^“”]*(?:[“”]|\Z)|“[^”]*(?:”|\Z)|«[^»]*(?:»|\Z)|»[^»«]*«")
+BROKEN_OFF = re.compile(
+    "|".join(
+        rf"{opens}(?:[^{opens}{closes}\n]|\n(?!\s*\n))*\Z"
+        for opens, closes in ('""', "‘’", "‹›", "»«", "「」", "『』", "《》", "〈〉")
+    )
+)
 """A quotation of the last paragraph that nothing closes; before a paragraph's end it may be an inch."""
 
 GAP = "\ufffc"
