@@ -179,19 +179,22 @@ def test_what_may_pass_is_tried_again_and_a_lasting_failure_is_one_items_problem
     endpoint.plan["broken"] = [(500, refusal("out of order"), NOW)]
     endpoint.plan["page"] = [(200, "<html>Welcome</html>", {"Content-Type": "text/html"})]
     endpoint.plan["silent"] = [chat_reply(None)]
-    asked = ["fine", "busy", "broken", "page", "silent", "also fine"]
+    spent = {"error": {"code": 402, "message": "the quota is spent"}}  # of gateways, with status 200
+    endpoint.plan["spent"] = [(200, spent, {})]
+    asked = ["fine", "busy", "broken", "page", "silent", "spent", "also fine"]
     found = collect(sampler, requests([prompt(t) for t in asked], 1, PARAMS))
     texts = [row[0].text if row else None for row in found.made]
-    assert texts == ["re: fine", "at last", None, None, None, "re: also fine"]
+    assert texts == ["re: fine", "at last", None, None, None, None, "re: also fine"]
     problems = dict(zip(asked, (row[0] for row in found.problems_by_request())))
     assert "status 500" in problems["broken"]
     assert "out of order" in problems["broken"]
     assert "not with a completion" in problems["page"]
     assert "sent no text" in problems["silent"]
+    assert "not with a completion (the quota is spent)" in problems["spent"]
     assert (
         sum(b["messages"][-1]["content"] == "broken" for _, _, b in endpoint.seen) == 3
     )  # one and two retries
-    assert found.summary().startswith("3 of 6 answers failed: ")
+    assert found.summary().startswith("4 of 7 answers failed: ")
 
 
 def test_a_refused_key_ends_the_run_and_is_never_shown(endpoint, sampler):

@@ -240,7 +240,11 @@ class OpenAISampler:
             yield
         except UNLIKE as error:
             # The client hands on whatever comes with status 200: HTML, or an object without choices.
-            problem = f"{self._client.base_url} answered, but not with a completion"
+            # Gateways send their own failures so as well, such as a quota that is spent.
+            told = getattr(reply, "error", None)
+            said = told.get("message") if isinstance(told, Mapping) else None
+            why = f" ({self._one_line(said)})" if isinstance(said, str) else ""
+            problem = f"{self._client.base_url} answered, but not with a completion{why}"
             raise _Unread(_usage(reply), problem) from error
         except ValueError as error:
             problem = f"the endpoint's answer cannot be read ({self._reason(error)})"
@@ -271,11 +275,15 @@ class OpenAISampler:
                 )
 
     def _reason(self, error: Exception) -> str:
-        """What an error says, in one line. Secrets go before it is cut, for half a key is one too."""
+        """What an error says, in one line."""
         # The client shows the messages of OpenAI's own layout alone.
         silent = isinstance(getattr(error, "body", None), Mapping) and " - " not in str(error)
         said = _said(cast("openai.APIStatusError", error)) if silent else str(error)
-        return " ".join(self._hidden(said).split())[:200] or type(error).__name__
+        return self._one_line(said) or type(error).__name__
+
+    def _one_line(self, said: str) -> str:
+        """The beginning of it. Secrets go before it is cut, for half a key is one too."""
+        return " ".join(self._hidden(said).split())[:200]
 
     def _hidden(self, text: str) -> str:
         """The text without the key, and without what else of an address or a header is secret."""
