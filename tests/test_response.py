@@ -578,6 +578,20 @@ def test_training_reads_the_data_that_it_names():
     assert found[train.PARTIAL] > 100
 
 
+def test_the_page_says_how_little_is_read_in_other_languages():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "response-classifier.md").read_text().split())
+    lines = Path(__file__).with_name("answers_of_languages.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    clues, both = (
+        Counter((row["label"], read(row["answer"], row["prompt"], second).refuses) for row in rows)
+        for second in (False, True)
+    )
+    assert clues["compliance", False] == 12
+    assert both["compliance", False] == 12
+    assert both["full", True] >= 6
+    assert f"Russian it finds 6, and clues alone find {clues['full', True]}; 12 answers that help" in page
+
+
 def test_the_page_counts_in_sentences_what_was_measured():
     page = " ".join((Path(__file__).parents[1] / "docs" / "response-classifier.md").read_text().split())
     found = measured(second=True)
