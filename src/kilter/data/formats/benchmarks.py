@@ -317,8 +317,8 @@ def _read_rewardbench2(row: Row) -> Iterator[Group]:
     sides = (("chosen", 1.0), ("rejected", 0.0))
     answers = [(text, score) for column, score in sides for text in _texts(row, column)]
     correct = number(row.need("num_correct"), "num_correct")
-    if correct != sum(score for _, score in answers):
-        raise RowError("num_correct", f"should be the number of chosen answers, found {correct}")
+    if correct != (chosen := sum(score == 1.0 for _, score in answers)):
+        raise RowError("num_correct", f"should be the number of chosen answers, {chosen}")
 
     # Equal texts stay: each is one of the completions that the score counts.
     prompt = _asks(_asked(row, "prompt"), "rewardbench2", row.ask("subset"))
