@@ -22,6 +22,7 @@ from rich.logging import RichHandler
 from kilter.cli import (
     advise,
     audit,
+    audit_classifier,
     audit_judge,
     chat,
     cluster,
@@ -56,6 +57,7 @@ __all__ = [
     "advise",
     "app",
     "audit",
+    "audit_classifier",
     "audit_judge",
     "chat",
     "cluster",
