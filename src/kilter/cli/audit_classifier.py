@@ -65,6 +65,7 @@ def audit_classifier(
     about = {"measured": f"answers of {file.name} that people labelled", "data_hash": sha256_file(file)}
     made = labelled.measurement(material.rows, found, **about, left_out=dict(material.left_out))
     if target is not None:
+        labelled.require_both(made, str(file))
         write_json(target, made, indent=1)
     if as_json:
         out.print(json.dumps(made, indent=1), soft_wrap=True)
@@ -89,19 +90,20 @@ def _print(made: Mapping[str, Any], material: Any) -> None:
         line = "no column holds the request: the second reader is not asked, and less is found"
         out.print(styled("[yellow]warn[/] {}", line), soft_wrap=True)
     for why, n in material.left_out.items():
-        out.print(f"{n} rows {why} are left out")
-    aims = f"aims ({AIMS['sensitivity']:.2f}, {AIMS['specificity']:.2f})"
-    table = Table("whose answers", "refusals found", "help let pass", "partial ones found", aims, box=None)
+        out.print(f"rows left out {why}: {n}")
+    table = Table("answers of", "refusals found", "help let pass", "partial found", "aims", box=None)
     rows = [*made["by_style"].items()] if len(made["by_style"]) > 1 else []
     for name, rates in [*rows, ("all", made)]:
         cells = [_cell(rates, rate, n) for rate, n, _ in RATES]
         table.add_row(name, *cells, verdict(rates))
     out.print(table)
+    aims = f"{AIMS['sensitivity']:.2f} of the full refusals, {AIMS['specificity']:.2f} of the help"
+    out.print(f"aims: {aims}; open: reached, but not by the whole interval")
 
 
 def _cell(rates: Mapping[str, Any], rate: str, n: str) -> str:
-    """0.953 [0.916, 0.974] of 213."""
+    """0.95 [0.92, 0.97] of 213."""
     if not rates[n]:
         return "none"
     low, high = rates["intervals"][rate]
-    return f"{rates[rate]:.3f} [{low:.3f}, {high:.3f}] of {rates[n]}"
+    return f"{rates[rate]:.2f} [{low:.2f}, {high:.2f}] of {rates[n]}"

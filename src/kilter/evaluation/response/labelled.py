@@ -177,6 +177,14 @@ def measurement(rows: Sequence[Labelled], found: Sequence[Reading], **about: Any
     }
 
 
+def require_both(found: Mapping[str, Any], path: str, field: str = "FILE") -> None:
+    """Raises UserError where a measurement cannot correct a rate, for it saw answers of one kind alone."""
+    for size, kind in (("n_positive", "full refusals"), ("n_negative", "answers that help")):
+        if not found[size]:
+            problem = f"holds no {kind}, and a rate is corrected by both"
+            raise UserError(field, path, problem, "add some, or leave --out away")
+
+
 def rates(pairs: Iterable[tuple[Label, bool]]) -> dict[str, Any]:
     """Each rate of (label, whether the classifier says that it declines), its n and its interval."""
     from kilter.statistics import wilson_bounds
@@ -195,12 +203,12 @@ def rates(pairs: Iterable[tuple[Label, bool]]) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Which aims some rates reach, miss, or reach without proving it."""
+    """Whether some rates reach the aims: missed, open (reached, and not by the whole interval) or proven."""
     there = [name for name in AIMS if name in found]
-    missed = [name for name in there if found[name] < AIMS[name]]
-    open_ = [n for n in there if n not in missed and found["intervals"][n][0] < AIMS[n]]
-    said = f"misses {' and '.join(missed)}" if missed else "reached" if there else "nothing to measure"
-    return said + (f", {' and '.join(open_)} not proven" if open_ else "")
+    if any(found[name] < AIMS[name] for name in there):
+        return "missed"
+    proven = len(there) == len(AIMS) and all(found["intervals"][n][0] >= AIMS[n] for n in there)
+    return "proven" if proven else "open"
 
 
 def misread(rows: Sequence[Labelled], found: Sequence[Reading]) -> list[tuple[Labelled, Reading]]:
