@@ -166,6 +166,10 @@ def place(tiny, tmp_path_factory):
         "prompts.jsonl": [{"prompt": row["prompt"]} for row in rows[:12]],
         "gsm8k.jsonl": questions,
         "answers.jsonl": [{"prompt": "Hello", "answer": "Hi"}],
+        "read-by-people.jsonl": [
+            {"prompt": "Hello", "answer": "Hi", "label": "compliance"},
+            {"prompt": "Hello", "answer": "I'm sorry, but I can't help with that.", "label": "full_refusal"},
+        ],
         "facts.jsonl": [
             {"prompt": f"Is {i} even?", "answer": "yes" if i % 2 == 0 else "no"} for i in range(8)
         ],

@@ -27,7 +27,7 @@ SHOWN = 160
     examples=[
         "kilter audit-classifier xstest_completions.csv",
         "kilter audit-classifier answers.jsonl --label verdict --writer model_name --out measured.json",
-        "kilter eval --models my-model --data prompts.jsonl --instruments measured.json",
+        "kilter eval --model builtin:smollm2-135m --data prompts.jsonl --instruments measured.json",
     ],
 )
 def audit_classifier(
