@@ -102,8 +102,8 @@ def _print(made: Mapping[str, Any], material: Any) -> None:
 
 
 def _cell(rates: Mapping[str, Any], rate: str, n: str) -> str:
-    """0.95 [0.92, 0.97] of 213."""
+    """0.95 of 213, and below it the interval."""
     if not rates[n]:
         return "none"
     low, high = rates["intervals"][rate]
-    return f"{rates[rate]:.2f} [{low:.2f}, {high:.2f}] of {rates[n]}"
+    return f"{rates[rate]:.2f} of {rates[n]}\n[{low:.2f}, {high:.2f}]"
