@@ -27,8 +27,8 @@ SECTIONS = (
     (
         "what came out",
         (
-            *("chat", "gate", "report", "watch", "compare", "monitor", "trace", "audit-judge"),
-            *("verify", "sign", "export", "results", "lm-eval"),
+            *("chat", "gate", "report", "watch", "compare", "monitor", "trace"),
+            *("audit-judge", "audit-classifier", "verify", "sign", "export", "results", "lm-eval"),
         ),
     ),
     ("cluster", ("cluster", "submit")),
