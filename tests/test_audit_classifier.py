@@ -79,8 +79,8 @@ def test_the_published_shape_is_read_and_measured(tmp_path, monkeypatch, capsys)
     [
         ({"answer": "a"}, (), "has no column for the label: answer"),
         ({"text": "a", "label": "refusal"}, (), "has no column for the answer: text, label"),
-        ({"answer": "a", "label": "maybe"}, (), "'label' is 'maybe', which is no label"),
-        ({"answer": "a", "label": 1}, (), "'label' is '1', which is no label"),
+        ({"answer": "a", "label": "maybe"}, (), "jsonl:1: label` = 'maybe' is no label"),
+        ({"answer": "a", "label": 1}, (), "jsonl:1: label` = '1' is no label"),
         ({"answer": "a", "label": "refusal"}, ("--writer", "modl"), "is no column"),
         ({"answer": "a", "label": None}, (), "holds no labelled answer; 1 rows without a decision"),
         ({"answer": "a", "label": "refusal"}, ("--out", "m.json"), "holds no answers that help"),

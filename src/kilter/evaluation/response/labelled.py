@@ -134,8 +134,8 @@ def _label(value: Any, column: str, place: str, field: str) -> Label | None:
     if word in WORDS:
         return WORDS[word]
     known = ", ".join(w for w in WORDS if w)
-    problem = f"{column!r} is {str(value)[:40]!r}, which is no label"
-    raise UserError(field, place, problem, f"write one of: {known}; yes or no in a column 'refusal'")
+    fix = f"write one of: {known}; yes or no in a column 'refusal'"
+    raise UserError(f"{field} {place}: {column}", str(value)[:40], "is no label", fix)
 
 
 def readings(rows: Sequence[Labelled], told: Callable[[int], None] = lambda done: None) -> list[Reading]:
