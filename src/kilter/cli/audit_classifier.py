@@ -75,7 +75,7 @@ def audit_classifier(
         text = " ".join(row.answer.split())
         said = text[:SHOWN] + "..." * (len(text) > SHOWN)
         line = f"{row.place}: {row.label}, read as {reading.kind} ({reading.declines:.2f}): {said!r}"
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     if target is not None:
         out.print(f"written: {target}", soft_wrap=True)
 
@@ -85,7 +85,7 @@ def _print(made: Mapping[str, Any], material: Any) -> None:
     from kilter.evaluation.response.labelled import AIMS, RATES, verdict
 
     told = ", ".join(f"{role} in {name!r}" for role, name in material.columns.items())
-    out.print(f"{len(material.rows)} labelled answers: {told}", soft_wrap=True, markup=False)
+    out.print(f"{len(material.rows)} labelled answers: {told}", soft_wrap=True)
     if "prompt" not in material.columns:
         line = "no column holds the request: the second reader is not asked, and less is found"
         out.print(styled("[yellow]warn[/] {}", line), soft_wrap=True)
