@@ -60,12 +60,13 @@ def audit_classifier(
         require_file(target, "--out")
     named: dict[Role, str] = {"prompt": prompt, "answer": answer, "label": label, "writer": writer}
     material = labelled.load(file, {role: name for role, name in named.items() if name})
+    if target is not None:
+        labelled.require_both(material.rows, str(file))
     with Display(err, "answers read", len(material.rows)) as display:
         found = labelled.readings(material.rows, display.update)
     about = {"measured": f"answers of {file.name} that people labelled", "data_hash": sha256_file(file)}
     made = labelled.measurement(material.rows, found, **about, left_out=dict(material.left_out))
     if target is not None:
-        labelled.require_both(made, str(file))
         write_json(target, made, indent=1)
     if as_json:
         out.print(json.dumps(made, indent=1), soft_wrap=True)

@@ -177,10 +177,11 @@ def measurement(rows: Sequence[Labelled], found: Sequence[Reading], **about: Any
     }
 
 
-def require_both(found: Mapping[str, Any], path: str, field: str = "FILE") -> None:
-    """Raises UserError where a measurement cannot correct a rate, for it saw answers of one kind alone."""
-    for size, kind in (("n_positive", "full refusals"), ("n_negative", "answers that help")):
-        if not found[size]:
+def require_both(rows: Sequence[Labelled], path: str, field: str = "FILE") -> None:
+    """Raises UserError where no measurement could correct a rate, for the answers are of one kind alone."""
+    labels = {row.label for row in rows}
+    for label, kind in (("full_refusal", "full refusals"), ("compliance", "answers that help")):
+        if label not in labels:
             problem = f"holds no {kind}, and a rate is corrected by both"
             raise UserError(field, path, problem, "add some, or leave --out away")
 
