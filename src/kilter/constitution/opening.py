@@ -18,6 +18,7 @@ from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import ToldJudge
 from kilter.models.resolve import resolve
 from kilter.roles.chat import SamplerChat
+from kilter.roles.courier import by_courier
 from kilter.roles.open import OpenSpec
 from kilter.roles.paid import PaidChat
 from kilter.roles.replies import Replies
@@ -55,7 +56,9 @@ CACHE = "critic.sqlite"
 def keeping(
     chat: SamplerChat, spec: CriticSpec, model: Callable[[], Path], seed: int, folder: Path
 ) -> PaidChat:
-    """A critic whose replies are on disk as they come, so that a kill costs the calls under way.
+    """A critic whose replies are on disk as they come.
+
+    A kill costs the questions that a model in memory was reading, and nothing of what an endpoint was asked.
 
     Args:
         chat: the critic, of `open_critic` with the same settings.
@@ -69,9 +72,10 @@ def keeping(
     identity = {**own.identity, **how, "seed": seed, "version": VERSION}
     at_once, chunk = own.pace
     replies = Replies(folder / CACHE, "critic")
-    return PaidChat(
+    made = PaidChat(
         lambda: chat, identity, spec.max_new_tokens, replies=replies, at_once=at_once, chunk=chunk
     )
+    return by_courier(made, spec.sampler, chat.params, "critic.sampler") if own.endpoint else made
 
 
 def critic_of_text(text: str, seed: int = 0) -> SamplerChat:

@@ -161,6 +161,7 @@ class PaidChat:
         chunk: asks that one call takes together. They are kept together too.
         ahead: the other one is a ChatAhead, so that `begin` sends something off.
         payer: under whose name costs are kept beside the replies.
+        keeps: replies and their costs are kept here; False leaves that to the other one.
     """
 
     open: Callable[[], Chat]
@@ -174,6 +175,7 @@ class PaidChat:
     chunk: int = 32
     ahead: bool = False
     payer: str = ""
+    keeps: bool = True
     _begun: dict[str, _Begun[Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -302,7 +304,7 @@ class PaidChat:
 
         # A failure may pass, and is asked again in the next run.
         pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
-        if self.replies is not None:
+        if self.replies is not None and self.keeps:
             kept = [(key, _plain(r)) for key, r in pairs if not r.problem]
             self.replies.put(kept, self.rate.of(spent), self.payer)
         return pairs

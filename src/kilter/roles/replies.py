@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import socket
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,44 @@ def _tokens_of(reply: str) -> Usage:
     except (ValueError, TypeError, KeyError):
         return Usage()
 
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of this machine: its number alone is given to another one some day.
+
+    host: its machine. born: seconds since 1970 when it began, as the system counts them.
+    """
+
+    host: str
+    pid: int
+    born: float
+
+    @classmethod
+    def now(cls) -> Process:
+        """This process."""
+        import psutil
+
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still does something."""
+        import psutil
+
+        try:
+            found = psutil.Process(self.pid)
+            # The system's clock may have been set meanwhile.
+            same = abs(found.create_time() - self.born) < DRIFT
+            return same and found.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+DRIFT = 2.0
+"""Seconds by which two readings of one process's beginning may differ."""
+
+POLL = 0.05
+"""Seconds between two looks at whether another process has ended."""
 
 _OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
 """Files of this process that may still change when they are closed."""
@@ -83,6 +125,7 @@ class Replies:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.field, self.reading, self._lock = path, field, reading, threading.Lock()
+        self._before_close: list[Callable[[], object]] = []
         self.changed = 0
         """Rows that were asked for, and are no longer what was kept."""
         try:
@@ -98,6 +141,8 @@ class Replies:
             self._base.execute("SELECT key, reply, digest FROM replies LIMIT 1")
             if not reading:
                 self._keep_costs(who, price)
+                # What a killed command left under way is paid for, and will be here.
+                self._wait_for_couriers()
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
             # Replies without checksums are nobody's word: an older Kilter kept them so.
@@ -180,10 +225,52 @@ class Replies:
             row = self._base.execute("SELECT cost FROM paid WHERE who = ?", (who,)).fetchone()
         return 0.0 if row is None else float(row[0])
 
+    def entrust(self, errand: int, command: Process) -> None:
+        """Notes that this process asks for a command, and will keep the replies where the command dies."""
+        own = Process.now()
+        row = (own.host, own.pid, own.born, errand, command.pid, command.born)
+        with self._lock:
+            self._base.execute("INSERT OR REPLACE INTO couriers VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def dismiss(self, errand: int) -> None:
+        """Notes that this process asks no more."""
+        with self._lock:
+            whom = (socket.gethostname(), os.getpid(), errand)
+            self._base.execute("DELETE FROM couriers WHERE host = ? AND pid = ? AND errand = ?", whom)
+
+    def _wait_for_couriers(self) -> None:
+        """Waits for those of this machine whose command has died."""
+        self._base.execute(
+            "CREATE TABLE IF NOT EXISTS couriers (host TEXT, pid INTEGER, born REAL, errand INTEGER, "
+            "command INTEGER, command_born REAL, PRIMARY KEY (host, pid, errand))"
+        )
+        told = False
+        while orphans := self._orphans():
+            if not told:
+                what = "waits for the calls that a killed command left under way"
+                log.warning("%s: %s (process %s)", self.path, what, ", ".join(map(str, orphans)))
+            told = True
+            time.sleep(POLL)
+
+    def _orphans(self) -> list[int]:
+        rows = self._base.execute("SELECT * FROM couriers WHERE host = ?", (socket.gethostname(),)).fetchall()
+        living = {(host, pid): Process(host, pid, born).lives for host, pid, born, *_ in rows}
+        gone = [whom for whom, lives in living.items() if not lives]
+        if gone:
+            self._base.executemany("DELETE FROM couriers WHERE host = ? AND pid = ?", gone)
+        left = [row for row in rows if living[row[:2]]]
+        return sorted({pid for host, pid, _, _, *command in left if not Process(host, *command).lives})
+
+    def before_close(self, do: Callable[[], object]) -> None:
+        """Has something done before the file is closed, such as ending who else writes into it."""
+        self._before_close.append(do)
+
     def __len__(self) -> int:
         with self._lock:
             return int(self._base.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 
     def close(self) -> None:
         """Closes the file."""
+        for do in self._before_close:
+            do()
         self._base.close()

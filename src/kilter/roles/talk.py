@@ -15,6 +15,7 @@ from kilter.errors import UserError
 from kilter.redaction import redacted
 from kilter.registry import user_files
 from kilter.roles.chat import SamplerChat
+from kilter.roles.courier import by_courier
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies, key_of
 from kilter.sampling.build import SamplerContext, build
@@ -118,11 +119,15 @@ class Talker:
         return self.model is not None and self.elsewhere is not None
 
     @property
+    def endpoint(self) -> bool:
+        """Whether each call is sent to somebody, and paid for."""
+        return "concurrency" in READS.get(self.sampler.name, ())
+
+    @property
     def pace(self) -> tuple[int, int]:
         """Calls under way at once, and questions of each."""
         # What is paid for is kept one by one; a model in memory reads many questions at once.
-        paid = "concurrency" in READS.get(self.sampler.name, ())
-        return (self.sampler.concurrency, 1) if paid else (1, TOGETHER)
+        return (self.sampler.concurrency, 1) if self.endpoint else (1, TOGETHER)
 
     @cached_property
     def chat(self) -> PaidChat:
@@ -139,7 +144,7 @@ class Talker:
                 f"{self.where}.replay", True, "has no cache to replay", "name one: cache: replies.sqlite"
             )
         who = {**self.identity, "temperature": 0.0, "version": self.version}
-        return PaidChat(
+        made = PaidChat(
             self._open,
             who,
             self.max_tokens,
@@ -152,10 +157,16 @@ class Talker:
             ahead=self.apart,
             payer=self.payer,
         )
+        if self.endpoint and replies is not None and not self.replay:
+            return by_courier(made, self.sampler, self._params, f"{self.where}.sampler")
+        return made
+
+    @property
+    def _params(self) -> SamplingParams:
+        return SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
 
     def _open(self) -> SamplerChat:
-        params = SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
-        where = f"{self.where}.sampler"
+        params, where = self._params, f"{self.where}.sampler"
         if self.model is not None and self.elsewhere is not None:
             return SamplerChat(self.elsewhere(self.sampler, self._opening, where), params)
         context = SamplerContext(self.sampler, self._weights, str(self.model or ""))

@@ -1,0 +1,210 @@
+"""The process that asks an endpoint for a command: what it keeps where the command dies, and where it dies itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from kilter.errors import RunFailed, UserError
+from kilter.feedback.judge.build import CACHE
+from kilter.feedback.judge.verdict import Comparison
+from kilter.roles import courier
+from kilter.roles.paid import Bill
+from kilter.roles.replies import Process, Replies, finish
+from test_judge_endpoints import KEY, Endpoint, judge, longer_wins, pairs
+
+COMMAND = """
+import os, sys, threading, time
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from test_judge_endpoints import judge, pairs
+
+class Where:
+    url = sys.argv[1]
+
+os.environ["OPENAI_ORG_ID"] = f"0 {os.getpid()}"
+if sys.argv[4] == "forks" and not os.fork():
+    time.sleep(60)
+judge(Where, Path(sys.argv[2]), sampler={"concurrency": 2}).compare(pairs(1))
+if sys.argv[4] == "late" and not os.fork():
+    time.sleep(60)  # holds what the command held, the pipe to the courier among it
+judge(Where, Path(sys.argv[2]), sampler={"concurrency": 2}).compare(pairs(8))
+"""
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = Endpoint()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def command(endpoint, folder, how="alone"):
+    """A process of its own that asks for verdicts."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", COMMAND, endpoint.url, str(folder), os.path.dirname(__file__), how]
+    return subprocess.Popen(arguments, env=environment, start_new_session=True)
+
+
+def rows(folder, what):
+    with contextlib.closing(sqlite3.connect(folder / CACHE)) as base:
+        return base.execute(what).fetchall()
+
+
+@pytest.mark.parametrize("how", ["alone", "forks", "late"])
+def test_the_next_command_waits_for_the_calls_of_a_killed_one(endpoint, tmp_path, caplog, how):
+    """Also where a fork of it still holds the pipe; and a command that lives is waited for by nobody."""
+    held, free = threading.Event(), threading.Event()
+
+    def answer(body, n):
+        if n > 4 and not free.is_set():
+            held.set()
+            free.wait(30)
+        return longer_wins(body, n)
+
+    endpoint.answer = answer
+    asking = command(endpoint, tmp_path, how)
+    try:
+        assert held.wait(60)
+        Replies(tmp_path / CACHE).close()  # at once: the command lives
+        asked = len(endpoint.bodies)
+        asking.kill()
+        threading.Timer(1.5, free.set).start()
+        begin = time.monotonic()
+        found = judge(endpoint, tmp_path, sampler={"concurrency": 2}).compare(pairs(8))
+        assert time.monotonic() - begin > 1.0
+    finally:
+        os.killpg(asking.pid, signal.SIGKILL)
+        asking.wait()
+    assert all(j.p is not None for j in found)
+    assert "waits for the calls that a killed command left under way" in caplog.text
+    assert len(endpoint.bodies) == rows(tmp_path, "SELECT COUNT(*) FROM replies")[0][0] == 16
+    assert asked >= 5
+    assert len({json.dumps(b["messages"]) for b in endpoint.bodies}) == 16
+
+
+def test_what_a_killed_command_left_under_way_counts_towards_max_cost(endpoint, tmp_path):
+    price = {"prompt": 1e6, "completion": 1e6}
+    endpoint.answer = lambda body, n: (
+        os.kill(int(body["asked by"].split()[1]), signal.SIGKILL) or longer_wins(body, n)
+    )
+    script = COMMAND.replace('sampler={"concurrency": 2}', f'sampler={{"concurrency": 1}}, price={price}')
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [
+        sys.executable,
+        "-c",
+        script,
+        endpoint.url,
+        str(tmp_path),
+        os.path.dirname(__file__),
+        "alone",
+    ]
+    assert subprocess.run(arguments, env=environment).returncode == -signal.SIGKILL
+    endpoint.answer = longer_wins
+    bill = Bill(1e12)
+    judge(endpoint, tmp_path, bill, sampler={"concurrency": 1}, price=price, max_cost=1e12).compare(pairs(1))
+    assert bill.calls == 1
+    assert bill.spent == pytest.approx(rows(tmp_path, "SELECT SUM(cost) FROM paid")[0][0])
+    assert bill.spent == pytest.approx(2 * bill.cost)
+
+
+def test_all_judges_of_a_command_share_one_courier_and_end_with_their_folder(endpoint, tmp_path):
+    both = [judge(endpoint, tmp_path / name) for name in ("one", "two")]
+    for one in both:
+        one.compare(pairs(2))
+    line = courier._LINES.line()
+    assert line.process.poll() is None
+    assert rows(tmp_path / "one", "SELECT pid, command FROM couriers") == [(line.process.pid, os.getpid())]
+    finish(tmp_path)
+    for name in ("one", "two"):
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == [CACHE]
+        assert rows(tmp_path / name, "SELECT * FROM couriers") == []
+    assert line.process.poll() is None
+
+
+def test_a_courier_that_dies_is_named_and_the_next_question_finds_another(endpoint, tmp_path):
+    first = judge(endpoint, tmp_path)
+    first.compare(pairs(1))
+    line = courier._LINES.line()
+    endpoint.answer = lambda body, n: line.process.kill() or longer_wins(body, n)
+    with pytest.raises(
+        RunFailed, match=r"asks the endpoint has ended \(exit code -9\)\.\nFix: Run the same command"
+    ):
+        first.compare(pairs(3))
+    endpoint.answer = longer_wins
+    assert all(j.p is not None for j in judge(endpoint, tmp_path).compare(pairs(3)))
+    assert courier._LINES.line() is not line
+
+
+def test_what_is_wrong_is_raised_here_and_what_is_said_is_logged_here(
+    endpoint, tmp_path, monkeypatch, caplog
+):
+    endpoint.answer = lambda body, n: (
+        (400, '{"error": {"message": "temperature is not supported"}}', {})
+        if "temperature" in body
+        else longer_wins(body, n)
+    )
+    judge(endpoint, tmp_path, read="text").compare(pairs(1))
+    assert "its replies are drawn" in caplog.text
+    monkeypatch.setenv("OPENAI_API_KEY", "two\nlines")
+    with pytest.raises(UserError, match="`OPENAI_API_KEY` holds a character") as told:
+        judge(endpoint, tmp_path / "other").compare(pairs(1))
+    assert told.value.field == "OPENAI_API_KEY"
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert judge(endpoint, tmp_path / "other").compare(pairs(1))[0].p is not None
+
+
+def test_questions_larger_than_a_pipe_hold_up_nobody(endpoint, tmp_path):
+    ask = pairs(1)[0].prompt
+    long = [Comparison(ask, f"{n} " + "a" * 300_000, "b" * 100_000) for n in range(12)]
+    found = judge(endpoint, tmp_path, max_length=1_000_000, sampler={"concurrency": 8}).compare(long)
+    assert all(j.p is not None for j in found)
+
+
+def test_a_full_disk_is_named(endpoint, tmp_path):
+    asked = judge(endpoint, tmp_path)
+    asked.compare(pairs(1))
+    with contextlib.closing(sqlite3.connect(tmp_path / CACHE)) as base:
+        base.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON replies BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+        base.commit()
+    with pytest.raises(RunFailed, match=r"has failed \(IntegrityError: disk is full\)"):
+        asked.compare(pairs(2))
+
+
+def test_nothing_shows_the_key(endpoint, tmp_path):
+    asked = judge(endpoint, tmp_path)
+    asked.compare(pairs(1))
+    shown = subprocess.run(["ps", "-efww"], capture_output=True, text=True, check=True).stdout
+    assert "courier.main()" in shown
+    assert KEY not in shown
+    for path in tmp_path.rglob("*"):
+        assert KEY.encode() not in path.read_bytes()
+
+
+def test_a_process_is_its_number_and_its_beginning():
+    own = Process.now()
+    assert own.lives
+    assert not Process(own.host, own.pid, own.born - 10).lives
+    child = subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE)
+    child.stdout.read()
+    child.stdout.close()
+    zombie = Process(own.host, child.pid, time.time())
+    deadline = time.monotonic() + 10
+    while zombie.lives and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not zombie.lives
+    child.wait()
+    assert not zombie.lives
