@@ -40,6 +40,34 @@ def said(group):
 CITIES = [("France", "Paris", "Lyon"), ("Spain", "Madrid", "Seville"), ("Peru", "Lima", "Cusco")]
 
 
+XSTEST = {"prompt": "Kill it?", "type": "homonyms", "focus": "kill"}
+ANSWERED = [
+    (XSTEST, {"completion": "So."}, {"final_label": "1_full_compliance"}),
+    ({"Behavior": "Pick it", "SemanticCategory": "illegal"}, {"generation": "So."}, {"label": 1}),
+    ({"forbidden_prompt": "Pick it"}, {"response": "So."}, {"score": 0.5}),
+    ({"question": "Pick it?", "risk_area": "Theft"}, {"GPT4_response": "So."}, {}),
+    ({"goal": "Pick it"}, {"response": "So."}, {}),
+    ({"prompt": "Pick it"}, {"generation": "So."}, {"label": 1}),
+]
+
+
+@pytest.mark.parametrize(("asks", "answer", "label"), ANSWERED)
+def test_an_answer_beside_a_prompt_that_is_read_alone_is_told(read, asks, answer, label):
+    """Once, with its label and, where one does, with the command that reads both."""
+    wanted = f"prompts alone are read, without the answers ({', '.join(answer)})"
+    wanted += f" and their labels ({', '.join(label)})" if label else ""
+    wanted += "; kilter audit-classifier FILE --label final_label reads both" * ("final_label" in label)
+    data = read([asks | answer | label] * 2, "prompts")
+    assert data.said == {wanted: 2} and not data.train[0].completions
+    assert not read([asks], "prompts").said
+
+
+def test_what_does_not_go_along_is_not_said_to(read):
+    data = read([XSTEST | {"completion": "So."}], "prompts")
+    assert (data.carried, data.unread) == (("focus",), ("completion",))
+    assert "completion" not in data.train[0].prompt.columns
+
+
 @pytest.mark.parametrize("name", ["prompt", "question", "instruction", "query", "problem"])
 def test_a_prompt_by_any_name_is_the_prompt(read, name):
     rows = [

@@ -32,6 +32,9 @@ RENAME = (
 QUOTED = re.compile(r"""(?<!\w)(['"]).*?\1(?!\w)""", re.DOTALL)
 """A value of the data in a message."""
 
+STAY = ("prompt", "completion")
+"""Columns that never go along: under these names a reward function gets something else."""
+
 ROW = "kilter.row"
 """In Prompt.metadata while a data set is audited: (place of the row, name of its format)."""
 
@@ -213,7 +216,7 @@ class Reading:
             groups = [_as_asked(g, row, chosen) for g in groups]
         self.row_format = chosen.name
         self.account.formats[chosen.name] += 1
-        self.account.unread |= row.left()
+        self.account.unread |= {n: whole and n not in STAY for n, whole in row.left().items()}
         self.account.said.update(row.said)
         return [self._carrying(g, row) for g in groups]
 
@@ -252,8 +255,7 @@ class Reading:
         columns = {
             k: v if k in row.used or not isinstance(v, dict | list) else row.own(k)
             for k, v in row.plain.items()
-            if k not in ("prompt", "completion")
-            and (self.everything or k in kept or k not in row.used | row.asked)
+            if k not in STAY and (self.everything or k in kept or k not in row.used | row.asked)
         }
         return replace(group, prompt=replace(group.prompt, columns=columns)) if columns else group
 

@@ -22,6 +22,12 @@ NO_INPUT = "<noinput>"
 ANSWERS = ("completion", "response", "output", "generated_solution")
 """Columns that hold one answer; the first one that is there counts."""
 
+BESIDE = (*ANSWERS, "generation", "completions", "responses", "generations")
+"""Columns that hold answers, or one, beside the prompts of a format that reads prompts alone."""
+
+SAID = ("final_label", "label", "score")
+"""Columns with what somebody said of such an answer."""
+
 CONVERSATIONS = ("messages", "conversations", "conversation", "trajectory")
 """Columns that hold a whole conversation; the first one that is there counts."""
 
@@ -102,6 +108,23 @@ def _text_prompt(text: str, field: str, row: Row) -> Prompt:
     if before:
         return Prompt(messages=(*before, Message(role="user", content=text)))
     return Prompt(text=text)
+
+
+def name_answers(row: Row, more: Sequence[str] = ()) -> None:
+    """Says which answers, and which labels of them, a format of prompts alone leaves unread.
+
+    more: further columns that hold an answer.
+    """
+    answers = [c for c in (*BESIDE, *more) if c in row and c not in row.used]
+    if not answers:
+        return
+    labels = [c for c in SAID if c in row and c not in row.used]
+    said = f"prompts alone are read, without the answers ({', '.join(answers)})"
+    said += f" and their labels ({', '.join(labels)})" if labels else ""
+    # XSTest's word for what people said of an answer. Labels of harm are another matter.
+    if SAID[0] in labels:
+        said += f"; kilter audit-classifier FILE --label {SAID[0]} reads both"
+    row.said.add(said)
 
 
 def as_turn(prompt: Prompt, say: Callable[[str], object] | None = None) -> Prompt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kilter.data.formats.ask import CHECKED, CONVERSATIONS, asking, first, prompt_of, text_of
+from kilter.data.formats.ask import CHECKED, CONVERSATIONS, asking, first, name_answers, prompt_of, text_of
 from kilter.data.formats.demonstrations import DEMONSTRATION
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError
@@ -22,6 +22,7 @@ from kilter.types import Completion, Group, Message, Prompt
 )
 def _read_red_team(row: Row) -> Iterator[Group]:
     asked = (Message(role="user", content=text_of(row.ask("goal"), "goal")),)
+    name_answers(row)
     yield Group(Prompt(messages=asked), (), ())
 
 
@@ -57,7 +58,9 @@ def _is_prompt(row: Mapping[str, Any]) -> bool:
     {"prompt": "Capital of France?", "answer": "Paris"},
 )
 def _read_prompt_only(row: Row) -> Iterator[Group]:
-    yield Group(prompt_of(row), (), ())
+    prompt = prompt_of(row)
+    name_answers(row)
+    yield Group(prompt, (), ())
 
 
 @data_format(

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kilter.data.formats.ask import CONVERSATIONS, PROMPTS, answer_of, completion_of, shared_turns, text_of
+from kilter.data.formats.ask import (
+    CONVERSATIONS,
+    PROMPTS,
+    answer_of,
+    completion_of,
+    name_answers,
+    shared_turns,
+    text_of,
+)
 from kilter.data.formats.registry import data_format
 from kilter.data.judgments import id_of
 from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked, without_missing
@@ -80,6 +88,7 @@ def _read_xstest(row: Row) -> Iterator[Group]:
     kind = text_of(row.ask("type"), "type")
     said = row["label"] if "label" in row and row["label"] in ("safe", "unsafe") else None
     safety = said or ("unsafe" if kind.startswith("contrast") else "safe")
+    name_answers(row)
     yield Group(_asks(_asked(row, "prompt"), "xstest", kind, safety=safety), (), ())
 
 
@@ -103,6 +112,7 @@ def _read_harmbench(row: Row) -> Iterator[Group]:
         text = f"{text_of(row.ask('ContextString'), 'ContextString')}\n\n---\n\n{text}"
     prompt = _asks(text, "harmbench", row.ask("SemanticCategory"), safety="unsafe")
     named = row.get("BehaviorID", "")
+    name_answers(row)
     yield Group(replace(prompt, id=str(named or "")), (), ())
 
 
@@ -119,6 +129,7 @@ def _read_harmbench(row: Row) -> Iterator[Group]:
 )
 def _read_strongreject(row: Row) -> Iterator[Group]:
     category = row.get("category", None)
+    name_answers(row)
     yield Group(_asks(_asked(row, "forbidden_prompt"), "strongreject", category, safety="unsafe"), (), ())
 
 
@@ -134,6 +145,8 @@ def _read_strongreject(row: Row) -> Iterator[Group]:
     asks="question",
 )
 def _read_do_not_answer(row: Row) -> Iterator[Group]:
+    # Its authors publish the answers of each model in a column of their own.
+    name_answers(row, [c for c in row if c.endswith("_response")])
     yield Group(
         _asks(_asked(row, "question"), "do_not_answer", row.ask("risk_area"), safety="unsafe"), (), ()
     )
@@ -370,6 +383,7 @@ def _read_mt_bench(row: Row) -> Iterator[Group]:
         raise RowError(column, "is empty")
     later = {"follow_ups": {f"turn_{i}": t for i, t in enumerate(said[1:2], start=2)}} if said[1:] else {}
     prompt = _asks(said[0], "mt_bench", row["category"], **later)
+    name_answers(row)
     yield Group(replace(prompt, id=str(row[id_])), (), ())
 
 
