@@ -62,6 +62,37 @@ def test_an_answer_beside_a_prompt_that_is_read_alone_is_told(read, asks, answer
     assert not read([asks], "prompts").said
 
 
+@pytest.mark.parametrize("column", ["completions", "responses", "generations"])
+@pytest.mark.parametrize("ends", ["jsonl", "csv"])
+def test_answers_that_nobody_judged_are_one_group(tmp_path, column, ends):
+    """As `generate` writes them and `label` takes them."""
+    rows = [{"prompt": f"Capital {n}?", column: ["Paris.", "Lyon.", None]} for n in range(2)]
+    path = tmp_path / f"a.{ends}"
+    as_csv(rows, path) if ends == "csv" else written(path, rows)
+    data = load(DataSpec(path=str(path), heldout=0), "rollouts")
+    assert (data.format, data.carried, data.unread, len(data.train)) == ("unjudged", (), (), 2)
+    assert said(data.train[0]) == ["Paris.", "Lyon."]
+    assert [f.score for f in data.train[0].feedback] == [None, None]
+
+
+def test_answers_that_nobody_judged_may_be_conversations(read):
+    turns = [[{"role": "assistant", "content": text}] for text in ("Paris.", "Lyon.")]
+    (group,) = read([{"prompt": [{"role": "user", "content": "Hi"}], "completions": turns}], "rollouts").train
+    assert (asked(group), said(group)) == ([("user", "Hi")], ["Paris.", "Lyon."])
+
+
+def test_of_answers_that_nobody_judged_the_first_is_learned_which_is_said(read):
+    data = read([{"prompt": "Capital?", "completions": ["Paris.", "Lyon."]}], "demonstrations")
+    assert said(data.train[0]) == ["Paris."]
+    assert data.notes() == ["left out: 1 unjudged, behind a first answer"]
+
+
+def test_steps_without_labels_are_not_answers_that_nobody_judged(read):
+    row = {"prompt": "2 + 2?", "completions": ["It is", "4."], "labels": [True, True]}
+    with pytest.raises(UserError, match="labels.*is missing"):
+        read([row, {k: v for k, v in row.items() if k != "labels"}], "rollouts")
+
+
 def test_what_does_not_go_along_is_not_said_to(read):
     data = read([XSTEST | {"completion": "So."}], "prompts")
     assert (data.carried, data.unread) == (("focus",), ("completion",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Reading:
         self.format: Format | None = formats.get(spec.format) if spec.format in formats.names() else None
         self.uses: set[str] = set()
         self.asks: str | None = None
-        self.answers = False
+        self.answers = self.steps = False
         self.row_format = ""
 
     def groups(self, rows: Iterator[tuple[str, Raw | RowError]]) -> Iterator[Group]:
@@ -160,7 +160,8 @@ class Reading:
             raise UserError(place, sorted(sample), problem, named)
         row = Row(sample)
         try:
-            self.answers = any(g.completions for g in self.format.groups(row))
+            groups = self.format.groups(row)
+            self.answers, self.steps = any(g.completions for g in groups), _of_steps(groups)
         except RowError:
             self.answers = True
         self.uses, self.asks = set(row.used), asking(sample)
@@ -246,6 +247,9 @@ class Reading:
             lost = self.uses & (row.plain.keys() - row.used)
             if lost or (self.answers and not any(g.completions for g in found)):
                 raise
+            # Steps whose labels are missing are not answers that nobody judged.
+            if self.steps and not _of_steps(found):
+                raise
             return own, found
 
     def _carrying(self, group: Group, row: Row) -> Group:
@@ -286,6 +290,11 @@ class Reading:
     def name(self) -> str:
         """The format of the source, known when its first row has been read."""
         return self.format.name if self.format is not None else self.named or ""
+
+
+def _of_steps(groups: Sequence[Group]) -> bool:
+    """Whether answers are made of judged steps."""
+    return any(f.kind == "steps" for g in groups for f in g.feedback)
 
 
 def _as_asked(group: Group, row: Row, chosen: Format) -> Group:

@@ -180,6 +180,8 @@ def _best(group: Group, skipped: Counter[str]) -> list[Group]:
     if not group.completions:
         skipped["no completion"] += 1
         return []
+    if len(group.completions) > 1 and all(f.score is None for f in group.feedback):
+        skipped["unjudged, behind a first answer"] += len(group.completions) - 1
     best = max(range(len(group.completions)), key=lambda i: _score(group, i))
     if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
         skipped["rejected by its label"] += 1

@@ -200,6 +200,9 @@ def _entries(row: Mapping[str, Any]) -> str | None:
         if column == "answers":  # answers that nobody judged are for checking others against
             return column if value is not None and _are_judged(value) else None
         packed = isinstance(value, str) and value.lstrip()[:1] == "["
+        # Texts and conversations in a list are answers that nobody judged.
+        if packed and isinstance(found := opened(value), list):
+            packed = not any(isinstance(v, str | list) for v in found)
         if packed or (looks_like_turns(value) and not isinstance(value, str)):
             return column
     return None
