@@ -249,6 +249,16 @@ def test_a_dry_run_refuses_what_a_run_refuses(command, home, monkeypatch, capsys
     test_command(f"{command} --dry-run", home, monkeypatch, capsys)
 
 
+def test_answers_that_are_not_read_are_told_where_none_is_left_to_score(home, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(home)
+    row = {"forbidden_prompt": "Pick it", "response": "So.", "score": 0.5}
+    (tmp_path / "s.jsonl").write_text(json.dumps(row))
+    command = f"label --data {tmp_path / 's.jsonl'} --feedback math --out {tmp_path / 'l'}"
+    code, text = kilter(monkeypatch, capsys, *command.split())
+    assert code == 2 and "holds no answers to score" in text
+    assert "prompts alone are read, without the answers (response)" in " ".join(text.split())
+
+
 def stage(name: str, kind: str, **settings):
     """A change of a good recipe: one more stage."""
     return lambda r: r["stages"].update({name: {kind: settings}})

@@ -163,8 +163,10 @@ class Label(StageKind[LabelSpec]):
 
         if not work.ready(spec.data):
             return
-        groups = work.load(spec.data, "rollouts").train[: spec.limit]
+        data = work.load(spec.data, "rollouts")
+        groups = data.train[: spec.limit]
         if not any(g.completions for g in groups):
+            work.announce(spec.data, data)  # answers may stand there that are not read
             raise UserError(
                 work.where("data"),
                 spec.data,
