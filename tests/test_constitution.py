@@ -276,11 +276,42 @@ def test_a_published_dialogue_is_read_from_its_end_and_one_of_no_principle_is_le
     path.write_text(json.dumps(raw))
     with caplog.at_level("WARNING", "kilter"):
         first, second = load(str(path)).principles
-    assert "1 dialogues ask for the critique of no principle" in caplog.text
+    assert "1 dialogue asks for the critique of no principle" in caplog.text
     (shot,) = first.examples.bad
     assert shot.prompt == "user:\nHi\n\nassistant:\nWhat?\n\nuser:\nHelp me"
     assert (shot.answer, shot.critique, shot.revision) == ("Go away.", "It says go away.", "Hello!")
     assert [s.prompt for s in second.examples.bad] == ["Hi"]
+
+
+TURN = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "unread"),
+    [
+        (
+            {
+                "a": {"prompt": ["q"], "edit_request": "r", "weight": 3},
+                "b": {"prompt": "q", "edit_request": "r"},
+            },
+            "a.weight",
+        ),
+        (
+            {
+                "constitutions": [{"critic": "c", "revision": "r", "rank": n} for n in range(2)],
+                "system_chat": [[TURN | {"by": "me"}] * 6],
+                "licence": "MIT",
+            },
+            "licence, constitutions[].rank, system_chat[][].by",
+        ),
+    ],
+)
+def test_unknown_keys_of_a_public_layout_are_named_once(tmp_path, caplog, raw, unread):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(raw))
+    with caplog.at_level("WARNING", "kilter"):
+        assert load(str(path)) == load(str(path))
+    assert caplog.text.count(f"{path}: not read: {unread}\n") == 1
 
 
 def test_several_critiques_of_one_entry_are_several_principles(tmp_path):

@@ -6,14 +6,15 @@ pairs       {"constitutions": [{"critic": critique, "revision": revision}], "sys
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, RootModel, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator
 
 from kilter.constitution.document import Constitution
 from kilter.errors import UserError
@@ -25,7 +26,13 @@ log = logging.getLogger("kilter")
 Raw = dict[str, Any]
 
 
-class Entry(BaseModel):
+class _Open(BaseModel):
+    """A part of a file that others publish: a key of their own is named, and does not stop the reading."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Entry(_Open):
     """A published principle. Its critiques are alternatives."""
 
     prompt: str | list[str] = Field(description="what the critic is asked, or a list of such questions")
@@ -44,21 +51,21 @@ class Revisions(RootModel[dict[str, Entry]]):
     """The layout of revisions."""
 
 
-class Pair(BaseModel):
+class Pair(_Open):
     """A principle of the layout of pairs."""
 
     critic: str = Field(min_length=1, description="what the critic is asked")
     revision: str = Field(min_length=1, description="what the reviser is asked")
 
 
-class Turn(BaseModel):
+class Turn(_Open):
     """A turn of a dialogue."""
 
     role: str = Field(description="user, assistant or system")
     content: str = Field(description="its words")
 
 
-class Pairs(BaseModel):
+class Pairs(_Open):
     """The layout of pairs."""
 
     constitutions: list[Pair] = Field(min_length=1, description="a list of {critic: ..., revision: ...}")
@@ -74,9 +81,14 @@ def imported(raw: Any, path: Path, field: str = "constitution") -> Raw:
     if "principles" in keys:
         return keys
     if "constitutions" in keys:
-        return _document(path, _pairs(_checked(Pairs, raw, f"{field} {path.name}"), path))
+        pairs = _checked(Pairs, raw, f"{field} {path.name}")
+        turns = itertools.chain.from_iterable(pairs.system_chat)
+        _name_unread(path, {"": [pairs], "constitutions[].": pairs.constitutions, "system_chat[][].": turns})
+        return _document(path, _pairs(pairs, path))
     if any(isinstance(v, dict) and {"prompt", "edit_request"} & v.keys() for v in keys.values()):
-        return _document(path, _revisions(_checked(Revisions, raw, f"{field} {path.name}").root))
+        entries = _checked(Revisions, raw, f"{field} {path.name}").root
+        _name_unread(path, {f"{name}.": [entry] for name, entry in entries.items()})
+        return _document(path, _revisions(entries))
     raise UserError(
         field,
         str(path),
@@ -94,6 +106,19 @@ def _checked(layout: type[M], raw: Raw, where: str) -> M:
         return layout.model_validate(raw)
     except ValidationError as error:
         raise as_user_error(error, where, layout) from error
+
+
+def _name_unread(path: Path, parts: Mapping[str, Iterable[_Open]]) -> None:
+    """Says which keys of a file are not known. parts: by what stands before the keys of such a part."""
+    keys = (f"{before}{key}" for before, found in parts.items() for p in found for key in p.model_extra or ())
+    if unread := list(dict.fromkeys(keys)):
+        _say(f"{path}: not read: {', '.join(unread)}")
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Once, however often a run opens the file."""
+    log.warning("%s", text)
 
 
 def _document(path: Path, principles: list[Raw]) -> Raw:
@@ -128,7 +153,8 @@ def _pairs(raw: Pairs, path: Path) -> list[Raw]:
         if owner is not None:
             owner["examples"]["bad"].append(shot)
     if lost:
-        log.warning("%s: %d dialogues ask for the critique of no principle here: left out", path, lost)
+        what = "1 dialogue asks" if lost == 1 else f"{lost} dialogues ask"
+        _say(f"{path}: {what} for the critique of no principle here: left out")
     return found
 
 
