@@ -82,7 +82,7 @@ def test_the_published_shape_is_read_and_measured(tmp_path, monkeypatch, capsys)
         ({"answer": "a", "label": "maybe"}, (), "jsonl:1: label` = 'maybe' is no label"),
         ({"answer": "a", "label": 1}, (), "jsonl:1: label` = '1' is no label"),
         ({"answer": "a", "label": "refusal"}, ("--writer", "modl"), "is no column"),
-        ({"answer": "a", "label": None}, (), "holds no labelled answer; 1 rows without a decision"),
+        ({"answer": "a", "label": None}, (), "holds no labelled answer; 1 row without a decision"),
         ({"answer": "a", "label": "refusal"}, ("--out", "m.json"), "holds no answers that help"),
     ],
 )

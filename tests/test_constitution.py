@@ -373,6 +373,13 @@ def test_convert_writes_what_is_read_again(monkeypatch, capsys, tmp_path):
 # Lint
 
 
+def test_one_principle_is_counted_as_one(monkeypatch, capsys, tmp_path):
+    target = tmp_path / "one.yaml"
+    for args in (("show", "one"), ("lint", "one"), ("convert", "one", target)):
+        code, said = command(monkeypatch, capsys, "constitution", *args)
+        assert code == 0 and re.search(r"\b1 principle\b", said), said
+
+
 def test_lint_names_duplicates_and_broken_examples(monkeypatch, capsys, tmp_path):
     shot = {"prompt": "p", "answer": "Same words", "critique": "c", "revision": "same words!"}
     raw = document(

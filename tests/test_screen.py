@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kilter
-from kilter.screen import Screen, _patient, plain, screen_of, styled
+from kilter.screen import Screen, _patient, many, plain, screen_of, styled
 
 OUTSIDE = st.text().filter(lambda text: "\t" not in text or text.isascii()) | st.sampled_from(
     [
@@ -120,3 +120,12 @@ def test_what_nobody_reads_goes_nowhere(at_once):
         print("x" * 100_000, file=patient)
         print("y", file=patient, flush=True)
         assert (patient.encoding, patient.write_through) == ("ascii", at_once)
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "said"),
+    [(0, "rows", "0 rows"), (1, "rows", "1 row"), (2, "rows", "2 rows"), (1, "distinct", "1 distinct")],
+)
+def test_a_count_agrees_with_its_noun(count, nouns, said):
+    assert many(count, nouns) == said
+    assert many(1234, "labelled pairs", ",") == "1,234 labelled pairs"

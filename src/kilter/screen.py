@@ -30,6 +30,17 @@ def _spelt(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def many(count: int, nouns: str, form: str = "") -> str:
+    """A count with what it counts: 1 row, 2 rows.
+
+    Args:
+        count: of anything.
+        nouns: its plural, which ends in s; a word that does not, such as distinct, stays as it is.
+        form: of the number, such as ",".
+    """
+    return f"{count:{form}} {nouns.removesuffix('s') if count == 1 else nouns}"
+
+
 PLACE = "\ue000"
 """Stands in a template for a value while its markup is read."""
 

@@ -14,7 +14,7 @@ from kilter.cli import complete
 from kilter.cli.app import BadRowOption, DataArg, FormatOption, MapOption, command, err, out, reading
 from kilter.cli.data import data_app
 from kilter.errors import Exit, UserError
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.data.audit.finding import Finding
@@ -233,7 +233,7 @@ def _print(path: str, found: Audit) -> None:
     from kilter.data.audit.run import counts
 
     held = f", {found.heldout} held out" if found.heldout else ""
-    out.print(f"{path}: format {found.format}, {len(found.groups)} rows{held}", soft_wrap=True)
+    out.print(f"{path}: format {found.format}, {many(len(found.groups), 'rows')}{held}", soft_wrap=True)
     levels = [("waived" if f.waived else f.level, f) for f in found.findings]
     for level in COLOURS:
         for _, finding in [entry for entry in levels if entry[0] == level]:

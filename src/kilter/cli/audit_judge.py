@@ -16,6 +16,7 @@ from kilter.cli.doors import READING, json_option
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
+from kilter.screen import many
 from kilter.stages.audit_judge import AuditJudgeSpec
 
 
@@ -146,9 +147,8 @@ def _print_plan(work: Any, as_json: bool) -> None:
     for name, (n, calls) in counts.items():
         table.add_row(name, f"{n:,}", f"{calls:,}")
     out.print(table)
-    out.print(
-        f"\n{plan.calls():,} verdicts of {len(plan.material.cases):,} labelled pairs; none was asked for"
-    )
+    pairs = many(len(plan.material.cases), "labelled pairs", ",")
+    out.print(f"\n{many(plan.calls(), 'verdicts', ',')} of {pairs}; none was asked for")
 
 
 def _print_changes(before: Path, after: Path, as_json: bool) -> None:

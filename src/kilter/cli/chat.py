@@ -18,7 +18,7 @@ from kilter.errors import RunFailed
 from kilter.options import MODEL, SAMPLING
 from kilter.refs import TemplateRef
 from kilter.sampling.config import SamplerKind
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.roles.chat import SamplerChat
@@ -129,7 +129,7 @@ def _converse(talk: SamplerChat, opening: Sequence[Message], person: bool) -> No
             continue
         history.append(Message(role="assistant", content=reply.text))
     if failed and not person:
-        turns = f"{failed} turn{'s' * (failed > 1)}"
+        turns = many(failed, "turns")
         raise RunFailed(f"{turns} failed to get an answer", "see the messages above")
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from kilter.cli.app import ClusterOption, SetOption, command, commands, out
 from kilter.errors import UserError
+from kilter.screen import many
 
 if TYPE_CHECKING:
     from kilter.launch.plan import Machines, Plan
@@ -166,7 +167,7 @@ def _plan(
         f"cluster: {sum(n * gpus for _, n, gpus in made.roles.values())} GPUs of "
         f"{machines.memory / 1e9:.0f} GB, {machines.per_node} a node",
         f"model: {size.parameters / 1e9:.3g}e9 parameters, by {source}",
-        f"a step: {step.prompts} prompts, {step.tokens / 1e6:.3g} million tokens, "
+        f"a step: {many(step.prompts, 'prompts')}, {step.tokens / 1e6:.3g} million tokens, "
         f"prompts of {step.prompt:.0f} and answers of {step.answer:.0f} on average",
     ]
     if step.shard > 1 and step.opened < step.trained:

@@ -12,7 +12,7 @@ import typer
 from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
 from kilter.progress import clock
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.recipe import Recipe
@@ -56,8 +56,8 @@ def compare(
         with study.naming(wanted):
             seconds = _print_plan(expanded)
         out.print(
-            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} in all, "
-            f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
+            f"\n{many(len(found), 'runs')} of {many(len(wanted.methods), 'methods')}, "
+            f"about {clock(seconds)} in all, {need:.0f} GB of disk ({free:.0f} free); nothing was run",
         )
         return
     if need > free and not (folder / "compare.json").exists():
@@ -72,7 +72,7 @@ def compare(
     path = page.write(wanted, folder)
     if publish:
         out.print(
-            f"{page.publish(wanted, folder)} sentences written into the methods' pages; "
+            f"{many(page.publish(wanted, folder), 'sentences')} written into the methods' pages; "
             "now: kilter methods --write docs/methods",
         )
     out.print((folder / "compare.md").read_text(), soft_wrap=True)

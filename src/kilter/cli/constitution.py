@@ -16,7 +16,7 @@ from kilter.artifacts import require_file, write_text
 from kilter.cli.app import command, commands, err, out
 from kilter.constitution.read import shipped
 from kilter.errors import Exit, UserError, nearest
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.constitution.document import Constitution as ConstitutionFile
@@ -48,11 +48,9 @@ def show(name: Document, as_json: JsonOption = False) -> None:
     if as_json:
         out.print(json.dumps(document.model_dump(mode="json"), indent=1), soft_wrap=True)
         return
-    count = len(document.principles)
     licence = document.licence or "no licence"
-    out.print(
-        f"{document.name}: {count} principle{'s' * (count != 1)}, {licence}, {document.fingerprint[:16]}"
-    )
+    count = many(len(document.principles), "principles")
+    out.print(f"{document.name}: {count}, {licence}, {document.fingerprint[:16]}")
     ranks = document.tiers
     for principle in sorted(document.principles, key=lambda p: ranks[p.id]):
         scope = principle.scope
@@ -80,7 +78,8 @@ def lint(name: Document, as_json: JsonOption = False) -> None:
         who = finding.principle or document.name
         out.print(styled(f"[{colour}]{{}}[/] {{}} {{}}", f"{finding.level:<5}", who, finding.problem))
     if not found and not as_json:
-        out.print(f"{document.name}: {len(document.principles)} principles, nothing to object to")
+        count = many(len(document.principles), "principles")
+        out.print(f"{document.name}: {count}, nothing to object to")
     if any(f.level == "error" for f in found):
         raise typer.Exit(int(Exit.BAD_INPUT))
 
@@ -116,7 +115,7 @@ def convert(
     raw = WRITERS[to](document)
     text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100) if to == "kilter" else ""
     write_text(target, text or json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
-    out.print(f"{len(document.principles)} principles written to {target}")
+    out.print(f"{many(len(document.principles), 'principles')} written to {target}")
 
 
 Data = Annotated[str, typer.Option("--data", help="file of pairs, Hub name, or builtin:NAME")]

@@ -22,7 +22,7 @@ from kilter.cli.app import (
 )
 from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError, nearest
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
@@ -82,7 +82,7 @@ def peek(
 def _say(path: str, data: Dataset) -> None:
     """What was read, and what was not."""
     count = len(data.train) + len(data.heldout)
-    out.print(f"{path}: format {data.format}, {count} groups", soft_wrap=True)
+    out.print(f"{path}: format {data.format}, {many(count, 'groups')}", soft_wrap=True)
     for note in data.notes():
         out.print(note, soft_wrap=True)
 
@@ -181,7 +181,7 @@ def convert(
     more = {"threshold": threshold} | ({"world": world} if world else {})
     data = _load(path, shape, reading(format_, map_, on_bad_row) | more)
     write(target, data.train, to, shape)  # type: ignore[arg-type]
-    out.print(f"{len(data.train)} groups written to {target}")
+    out.print(f"{many(len(data.train), 'groups')} written to {target}")
     for note in data.notes():
         out.print(note, soft_wrap=True)
 

@@ -20,7 +20,7 @@ from kilter.cli.doors import (
 )
 from kilter.cli.options import collect, options_of, parameters, reference, takes
 from kilter.progress import clock
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.stages import StageKind, kinds
 from kilter.stages.door import Door
 from kilter.stages.outcome import StagePlan
@@ -71,7 +71,7 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
             out.print(json.dumps(found, indent=1), soft_wrap=True)
             return
         # True is an int to Python.
-        counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if type(v) is int and v)
+        counts = "  ".join(many(v, k) for k, v in done.facts.items() if type(v) is int and v)
         out.print(styled("data: [bold]{}[/]   {}", done.path, counts))
 
     run.__doc__ = door.does
@@ -83,7 +83,7 @@ def _print(plan: StagePlan, as_json: bool) -> None:
     if as_json:
         out.print(json.dumps(asdict(plan), indent=1), soft_wrap=True)
         return
-    numbers = [f"{v:,} {k}" for k, v in (("prompts", plan.rows), ("tokens", plan.tokens)) if v is not None]
+    numbers = [many(v, k, ",") for k, v in (("prompts", plan.rows), ("tokens", plan.tokens)) if v is not None]
     numbers += [f"about {clock(plan.seconds)} here"] if plan.seconds else []
     out.print("  ".join([plan.what, *numbers]), soft_wrap=True)
     for line in plan.warnings:

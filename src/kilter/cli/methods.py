@@ -16,7 +16,7 @@ from rich.table import Table
 from kilter.cli import complete
 from kilter.cli.app import command, out
 from kilter.errors import Exit
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 if TYPE_CHECKING:
     from kilter.objectives.describe import Description
@@ -51,7 +51,7 @@ def methods(
         from kilter.objectives.pages import write_pages
 
         count = write_pages(write)
-        out.print(f"{count} pages written to {write}")
+        out.print(f"{many(count, 'pages')} written to {write}")
         return
     if as_json:
         found = lookup(name).to_json() if name else [lookup(n).to_json() for n in objectives.names()]

@@ -15,7 +15,7 @@ from kilter.cli.app import command, err, out
 from kilter.cli.doors import ANSWERER, READING, name_answerer, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
-from kilter.screen import Screen
+from kilter.screen import Screen, many
 from kilter.stages.generate import Generate, GenerateSpec
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def sample(**values: Any) -> None:
     from kilter.data import store
 
     store.append(target, groups)
-    err.print(f"{len(groups)} groups appended to {target}")
+    err.print(f"{many(len(groups), 'groups')} appended to {target}")
 
 
 def _check(prompt: str | None, source: Mapping[str, Any], target: Path | None, negatives: bool) -> None:

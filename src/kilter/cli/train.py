@@ -15,7 +15,7 @@ from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.cli.plan import print_plan
 from kilter.errors import Exit, UserError
 from kilter.progress import clock
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.training.config import TrainSpec
 
 OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts", "cluster")), *source_options()]
@@ -92,7 +92,7 @@ def train(**values: Any) -> None:
         return  # one process speaks for all
     shown = ("eval_loss", "eval_rewards/accuracies", "eval_nll")
     held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in shown)
-    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
+    steps = many(result.steps, "steps")
     out.print(styled("model: [bold]{}[/]   {} in {}   {}", result.model, steps, clock(result.seconds), held))
     if result.stopped is not None:  # the model is there, and its monitors did not trust the way there
         raise typer.Exit(int(Exit.INCONCLUSIVE))

@@ -11,7 +11,7 @@ import typer
 from kilter.chain import SIGNATURE
 from kilter.cli.app import command, out
 from kilter.errors import Exit, UserError
-from kilter.screen import styled
+from kilter.screen import many, styled
 
 RunArg = Annotated[Path, typer.Argument(help="folder of a run, such as runs/NAME", metavar="RUN")]
 VerifiedArg = Annotated[
@@ -55,13 +55,13 @@ def verify(
         out.print(styled("[yellow]?[/] {}", line), soft_wrap=True)
     for line in found.notes:
         out.print(f"  {line}")
-    stages = f"{found.stages} stage" + "s" * (found.stages != 1) if found.stages else "an exported model"
-    count = f"{found.files} files, {stages}"
+    stages = many(found.stages, "stages") if found.stages else "an exported model"
+    count = f"{many(found.files, 'files')}, {stages}"
     words = {
         Exit.OK: "the chain holds from data to verdict"
         if found.stages
         else "every file is as it was exported",
-        Exit.GATE_FAILED: f"BROKEN: {len(found.broken)} link" + "s" * (len(found.broken) != 1),
+        Exit.GATE_FAILED: f"BROKEN: {many(len(found.broken), 'links')}",
         Exit.INCONCLUSIVE: "the run is as its stages wrote it; what it was made from was not all seen",
     }
     out.print(styled("[bold]{}[/] ({})", words[code], count))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kilter.constitution.probe import Difference, Fires, LeftOut
+from kilter.screen import many
 from kilter.statistics import Estimate, PairedChange
 
 FIRES = ("principle", "fires on", "name nothing", "")
@@ -113,7 +114,7 @@ def _lines(found: Difference, data: str, judge: str) -> Iterator[str]:
     first, second = found.names
     yield f"# {first} against {second}"
     yield ""
-    yield f"{found.pairs} pairs of {data}, judged by {judge} in both orders under every principle."
+    yield f"{many(found.pairs, 'pairs')} of {data}, judged by {judge} in both orders under every principle."
     yield f"Both prefer the same answer in {interval(found.agree)} of the pairs that both could judge."
     yield ""
     head = ("of the preferred answers", first, second, "difference, paired", "+/-", "p")

@@ -34,6 +34,7 @@ from kilter.data.shelf import picked, shelved
 from kilter.data.source import INHERITED, Part, SourceSpec
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
+from kilter.screen import many
 from kilter.types import PLAIN, Group, Message, Prompt, Shape
 
 
@@ -173,7 +174,7 @@ class Dataset:
             "carried along for rewards and verifiers": ", ".join(self.carried),
             "not read": ", ".join(self.unread),
         }
-        said |= {what: f"{n} row{'s' * (n > 1)}" for what, n in self.said.items()}
+        said |= {what: many(n, "rows") for what, n in self.said.items()}
         return [f"{what}: {which}" for what, which in said.items() if which]
 
     def content_hash(self) -> str:

@@ -16,6 +16,7 @@ from kilter.release.evidence import Evidence, StageFacts
 from kilter.release.report import fill, interval
 from kilter.release.source import HUB_ID, Source
 from kilter.release.words import number
+from kilter.screen import many
 from kilter.version import __version__
 
 CLASSES = {
@@ -209,7 +210,7 @@ def _step(run: Evidence | None, stage: StageFacts) -> list[str]:
     shown = ("learning_rate", "batch_size", "epochs", "max_steps", "max_length", "seed", "dtype")
     settings = [f"{k} {entry.config[k]}" for k in shown if entry.config.get(k) is not None]
     rows = entry.facts.get("groups")
-    data = ", ".join(_data(run, stage)) + (f" ({rows} rows)" if rows else "")
+    data = ", ".join(_data(run, stage)) + (f" ({many(rows, 'rows')})" if rows else "")
     steps = entry.facts.get("steps")
     return [stage.name, _method(stage), data, "" if steps is None else str(steps), ", ".join(settings)]
 

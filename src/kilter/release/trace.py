@@ -20,6 +20,7 @@ from kilter.data.lineage import KEY, REACHED, lineage, marks, row_id
 from kilter.errors import UserError, nearest
 from kilter.manifest import Manifest
 from kilter.models.noted import trained_prompts
+from kilter.screen import many
 from kilter.types import Group
 from kilter.validation import load_yaml
 
@@ -81,7 +82,7 @@ def find(run: Path, row: str, stage: str = "") -> Traced:
         for index, group in enumerate(store.read(known[name] / ROWS)):
             if row == str(index) or row in _names(group) or _begins(row, group):
                 return Traced(name, known[name], index, group, run)
-    counts = ", ".join(f"{n} has {sum(1 for _ in store.read(known[n] / ROWS))} rows" for n in names)
+    counts = ", ".join(f"{n} has {many(sum(1 for _ in store.read(known[n] / ROWS)), 'rows')}" for n in names)
     raise UserError(
         "ROW", row, f"is no row of this run ({counts})", "Give a place from 0 on, or a row's name."
     )
@@ -284,7 +285,7 @@ def _learned(group: Group, folder: Path, entry: Manifest) -> dict[str, Any]:
     first = min(steps, default=None)
     if first is None:
         taken = max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
-        return _told(False, None, f"not reached in its {taken} step{'s' * (taken != 1)}")
+        return _told(False, None, f"not reached in its {many(taken, 'steps')}")
     kept = entry.facts.get("best_step")
     if kept is not None and first > kept:
         return _told(False, first, f"reached it at step {first}, and kept the model of step {kept}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kilter.screen import many
+
 HEADLINES: Mapping[str, str] = {
     "pass": "May ship",
     "fail": "Must not ship",
@@ -224,7 +226,7 @@ def _whole(why: object) -> str:
 
 
 def _conditions(n: int) -> str:
-    return f"{n} condition" + "s" * (n != 1)
+    return many(n, "conditions")
 
 
 def _do(n: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
 from kilter.roles.replies import Replies, key_of
+from kilter.screen import many
 from kilter.seams import Chat, ChatAhead
 from kilter.types import Ask, Choice, Reply, Usage
 
@@ -108,8 +109,8 @@ class Bill:
 
     def line(self) -> str:
         """The bill in one line for a person."""
-        words = [f"{self.calls} calls", *([f"{self.kept} kept"] if self.kept else [])]
-        words.append(f"{self.usage.prompt_tokens + self.usage.tokens} tokens")
+        words = [many(self.calls, "calls"), *([f"{self.kept} kept"] if self.kept else [])]
+        words.append(many(self.usage.prompt_tokens + self.usage.tokens, "tokens"))
         if self.cost or self.limit is not None:
             words.append(f"cost {self.spent:.4g}" + ("" if self.limit is None else f" of {self.limit:g}"))
         if self.uncounted:

@@ -15,7 +15,7 @@ from kilter.feedback.judge.spec import JudgeSpec
 from kilter.options import DATA, METHOD, OUTPUT
 from kilter.refs import CertificateRef, DataRef, FileRef
 from kilter.release.section import Section
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
@@ -107,7 +107,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         if not work.ready(spec.data):
             return StagePlan(str(name))
         made = plan_of(spec, work)
-        return StagePlan(f"{name}, {made.calls():,} verdicts", len(made.material.cases))
+        return StagePlan(f"{name}, {many(made.calls(), 'verdicts', ',')}", len(made.material.cases))
 
     def run(self, spec: AuditJudgeSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes verdicts.jsonl as the judge answers, then judge.json."""
@@ -205,7 +205,9 @@ def lines(certificate: Certificate) -> list[str]:
     if unmeasured:
         found.append(f"not measured {', '.join(unmeasured)}")
     if certificate.failed:
-        found.append(f"{'failed':<12} {certificate.failed} calls of the judge, which no metric counts")
+        found.append(
+            f"{'failed':<12} {many(certificate.failed, 'calls')} of the judge, which no metric counts"
+        )
     return [sentence(certificate), *found]
 
 

@@ -17,7 +17,7 @@ from kilter.errors import UserError, nearest
 from kilter.manifest import Manifest
 from kilter.options import METHOD, MODEL
 from kilter.refs import EvaluationRef, PolicyRef
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.links import broken
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
@@ -100,7 +100,7 @@ class Gate(StageKind[GateSpec]):
         if isinstance(spec.policy, str):
             return StagePlan(spec.policy, seconds=0, warnings=power)
         n = len(spec.policy["conditions"])
-        return StagePlan(f"{n} condition" + "s" * (n != 1), seconds=0, warnings=power)
+        return StagePlan(many(n, "conditions"), seconds=0, warnings=power)
 
     def run(self, spec: GateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes gate.json and gate.xml."""

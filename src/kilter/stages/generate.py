@@ -20,7 +20,7 @@ from kilter.options import DATA, MODEL, SAMPLING
 from kilter.refs import BaseRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
 from kilter.sampling.config import FOLLOWS, NAMES_MODEL, READS, SamplerKind, greedy, idle_fields
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.stages.door import Door
 from kilter.stages.failures import FAILURES, Failures
 from kilter.stages.kind import StageKind, Workspace
@@ -235,10 +235,9 @@ class Generate(StageKind[GenerateSpec]):
             return None
         facts = _facts(groups, list(read_lines(folder / FAILURES)))
         length = "" if facts["mean_length"] is None else f", {facts['mean_length']} tokens on average"
-        lead = (
-            f"{facts['answers']} answers to {facts['rows']} prompts{length}: {facts['distinct']} distinct, "
-        )
-        lead += f"{facts['truncated']} cut at the limit, {facts['failed']} failed."
+        lead = f"{many(facts['answers'], 'answers')} to {many(facts['rows'], 'prompts')}{length}: "
+        lead += f"{facts['distinct']} distinct, {facts['truncated']} cut at the limit, "
+        lead += f"{facts['failed']} failed."
         rows = [(shown(g.prompt), c.text[:600]) for g in groups[:3] for c in g.completions[:2]]
         return Section("Answers", lead, "warn" if facts["failed"] else "", ("Prompt", "Answer"), rows)
 

@@ -26,6 +26,7 @@ from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.redaction import redacted
 from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
 from kilter.release.section import Section
+from kilter.screen import many
 from kilter.stages.door import Door
 from kilter.stages.generate import shown
 from kilter.stages.kind import StageKind, Workspace
@@ -206,7 +207,7 @@ class Label(StageKind[LabelSpec]):
         if spec.route.human:
             written, asked, dropped = _routed(scored, spec)
             store.write(folder / PEOPLE, map(question, asked))
-            work.console.print(f"  {len(asked)} pairs wait for people in {folder / PEOPLE}")
+            work.console.print(f"  {_waiting(len(asked))} for people in {folder / PEOPLE}")
         lost = _unscored(scored)
         if not written and not spec.allow_empty:
             dropped["pairs that wait for people"] = len(asked)
@@ -224,7 +225,7 @@ class Label(StageKind[LabelSpec]):
         facts["canaries"] = counted(read_lines(folder / CANARIES))
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
-            work.console.print(f"  {len(written)} rows written; left out: {text}")
+            work.console.print(f"  {many(len(written), 'rows')} written; left out: {text}")
         if lost:
             work.console.print(f"  {_why(lost)}", soft_wrap=True)
         return Outcome(facts)
@@ -244,9 +245,10 @@ class Label(StageKind[LabelSpec]):
             return None
         facts = entry.facts
         left = "".join(f" {n} {why};" for why, n in facts["dropped"].items())
-        lead = f"{facts['rows']} rows from {facts['answers']} answers to {facts['prompts']} prompts."
+        lead = f"{many(facts['rows'], 'rows')} from {many(facts['answers'], 'answers')} "
+        lead += f"to {many(facts['prompts'], 'prompts')}."
         lead += f" Left out:{left.rstrip(';')}." if left else ""
-        lead += f" {facts['people']} pairs wait for people in {PEOPLE}." if facts["people"] else ""
+        lead += f" {_waiting(facts['people'])} for people in {PEOPLE}." if facts["people"] else ""
         failed = in_words(facts.get("canaries", {}))
         lead += "".join(f" {line[0].upper()}{line[1:]}." for line in (*failed, *_agrees(facts)))
         rows = [
@@ -321,8 +323,9 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     _warn_of(entry, parts[SCORED], work)
     for name, groups in parts.items():
         if lost[name]:
+            have, are = ("has", "is") if len(lost[name]) == 1 else ("have", "are")
             work.console.print(
-                f"  {len(lost[name])} of them have an answer without a score, and are scored anew"
+                f"  {len(lost[name])} of them {have} an answer without a score, and {are} scored anew"
             )
             _again(spec, source, entry, groups, lost[name], folder / name)
         if done[name] < len(groups):
@@ -521,6 +524,10 @@ WRITERS: Mapping[str, Callable[[Group, LabelSpec, Counter[str]], list[Group]]] =
 """By what is written."""
 
 
+def _waiting(pairs: int) -> str:
+    return f"{many(pairs, 'pairs')} {'waits' if pairs == 1 else 'wait'}"
+
+
 def _unscored(scored: Sequence[Group]) -> Counter[str]:
     """Why answers have no score."""
     return Counter(f.rationale or "no reason given" for g in scored for f in g.feedback if f.score is None)
@@ -529,7 +536,8 @@ def _unscored(scored: Sequence[Group]) -> Counter[str]:
 def _why(lost: Counter[str]) -> str:
     """The answers without a score, and the reason of most."""
     ((reason, _),) = lost.most_common(1)
-    return f"{lost.total()} answers have no score; most often: {reason}"
+    has = "has" if lost.total() == 1 else "have"
+    return f"{many(lost.total(), 'answers')} {has} no score; most often: {reason}"
 
 
 def _nothing_written(dropped: Counter[str], lost: Counter[str], asked: bool) -> RunFailed:

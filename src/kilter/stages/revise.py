@@ -22,7 +22,7 @@ from kilter.feedback.judge.spec import JudgeSpec
 from kilter.options import DATA, METHOD, MODEL, SAMPLING
 from kilter.refs import BaseRef, CertificateRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
-from kilter.screen import styled
+from kilter.screen import many, styled
 from kilter.stages.door import Door
 from kilter.stages.generate import AnswerSpec, in_order
 from kilter.stages.kind import StageKind, Workspace
@@ -528,4 +528,6 @@ def _share(rate: Mapping[str, Any]) -> str:
 
 
 def _most(reasons: Mapping[str, int], count: int = 1) -> str:
-    return "; ".join(f"{n} times {why}" for why, n in list(reasons.items())[:count]) or "none was made"
+    return (
+        "; ".join(f"{many(n, 'times')} {why}" for why, n in list(reasons.items())[:count]) or "none was made"
+    )

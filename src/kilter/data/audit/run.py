@@ -18,6 +18,7 @@ from kilter.data.dataset import DataSpec, divided, gathered, load
 from kilter.data.encode import Encoder
 from kilter.data.reading import Account, BadRows
 from kilter.errors import UserError, nearest
+from kilter.screen import many
 from kilter.types import Group, Shape
 
 SCHEMA = 2
@@ -171,7 +172,7 @@ def _examined(context: Context, held: set[int], format_: str, settings: Settings
     """One pass over the rows, then what each family says of them."""
     wanted = [f for f in families.in_order() if _wanted(f, settings)]
     checks = [family(context) for family in wanted]
-    said(f"looking at {len(context.groups)} rows")
+    said(f"looking at {many(len(context.groups), 'rows')}")
     digest = hashlib.sha256()
     for index, group in enumerate(context.groups):
         row = look(index, group, index in held)

@@ -13,6 +13,7 @@ from kilter.data import read as files
 from kilter.data.row import RowError
 from kilter.errors import UserError, nearest
 from kilter.evaluation.response.reading import Reading, measured, read
+from kilter.screen import many
 
 Label = Literal["full_refusal", "partial_refusal", "compliance"]
 Role = Literal["prompt", "answer", "label", "writer"]
@@ -104,7 +105,7 @@ def load(path: Path, columns: Mapping[Role, str], field: str = "FILE") -> Materi
 
 
 def _listed(left_out: Mapping[str, int]) -> str:
-    return "".join(f"; {n} rows {why}" for why, n in left_out.items())
+    return "".join(f"; {many(n, 'rows')} {why}" for why, n in left_out.items())
 
 
 def _columns(row: Mapping[str, Any], asked: Mapping[Role, str], field: str) -> dict[Role, str]:

@@ -30,6 +30,7 @@ from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Ve
 from kilter.feedback.registry import feedback_sources
 from kilter.refs import FileRef
 from kilter.roles.paid import Bill, Rate, estimated_tokens
+from kilter.screen import many
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group, Prompt, Usage
 
@@ -169,7 +170,7 @@ class JudgeFeedback(FeedbackSource):
             calls, usage = calls + len(asks) * (2 if twice else 1), usage + most
             cost += Rate(one.price.prompt, one.price.completion).of(most)
         each = " for each principle" if spec.mode in over.names() else ""
-        words = f"{calls:,} calls{each}, about {usage.prompt_tokens:,} tokens read"
+        words = f"{many(calls, 'calls', ',')}{each}, about {usage.prompt_tokens:,} tokens read"
         words += f" and at most {usage.tokens:,} written"
         words += ", and a canary in each batch" if spec.canary else ""
         return words + (f", cost at most about {cost:.4g}" if cost else "")

@@ -26,6 +26,7 @@ from kilter.roles.open import OpenSpec
 from kilter.sampling import vllm_transfer
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_weights import MergedWeights
+from kilter.screen import many
 from kilter.seams import RawScores, Sampler
 from kilter.training.apart.answers import Answerers, JudgeWorker
 from kilter.training.apart.beside import BesideSampler, Moments
@@ -173,7 +174,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         if role == "rollout" and not self.team.leads:
             size = 0
         if self.rank == 0:
-            self.say(f"{role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
+            self.say(f"{role}: {many(workers, 'workers')} of its own, loading")
         # Events come when the run has somewhere to put them. That somebody still loads is none.
         tell: Tell = lambda what, detail: (
             self.say(f"{what}: {detail}") if what == "loading" else self.tell(what, detail)

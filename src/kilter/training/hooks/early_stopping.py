@@ -7,6 +7,7 @@ from typing import Any
 from kilter.artifacts import remove
 from kilter.batch import Batch, Metrics
 from kilter.errors import UserError, nearest
+from kilter.screen import many
 from kilter.seams import Hook, Step, Stop
 from kilter.training.config import EarlyStopping
 from kilter.training.hooks.gold import BestWeights
@@ -53,7 +54,7 @@ class StopEarly(Hook):
         # Without any progress in so many evaluations, more steps are not worth their time.
         if self.since < self.spec.patience or step.number == self.total:
             return None
-        reason = f"{self.key} has not improved in {self.since} evaluation{'s' * (self.since != 1)}"
+        reason = f"{self.key} has not improved in {many(self.since, 'evaluations')}"
         return Stop(f"{reason}. It was best at step {self.step}: {self.sign * self.value:.4g}", planned=True)
 
     def _judge(self, step: int, metrics: Metrics) -> None:
