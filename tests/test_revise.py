@@ -8,14 +8,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from kilter import cli
 from kilter.constitution.chain import Reviser
+from kilter.constitution.spec import CriticSpec
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.data.lineage import lineage
 from kilter.errors import RunFailed, UserError
 from kilter.evaluation.evasion import evades
+from kilter.feedback.judge.spec import JudgeSpec
 from kilter.roles.chat import SamplerChat
 from kilter.stages.revise import facts_of
 from kilter.types import Choice, Prompt, Reply
@@ -57,6 +60,40 @@ def done(desk, tmp_path_factory):
 
 def lines(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("role", [CriticSpec, JudgeSpec])
+def test_a_critic_and_a_judge_are_named_as_constitution_test_names_them(tmp_path, role):
+    """builtin:WORLD is the world's own critic; a file holds settings, and what stands beside it counts."""
+    own = {"name": "world", "options": {"world": "support-desk", "critic": "constitution"}}
+    plain = role.model_validate({"sampler": own})
+    assert role.model_validate({"model": "builtin:support-desk"}) == plain
+    other = role.model_validate({"model": "builtin:support-desk:declines"})
+    assert other.sampler.options["critic"] == "declines"
+    for name in ("builtin:smollm2-135m", "runs/sft"):
+        assert role.model_validate({"model": name}).model == name
+
+    path = tmp_path / "own.yaml"
+    path.write_text("model: builtin:support-desk\nmax_length: 512\n")
+    assert role.model_validate({"model": str(path)}) == plain.model_copy(update={"max_length": 512})
+    assert role.model_validate({"model": str(path), "max_length": 99}).max_length == 99
+    for text in ("- 1\n", "a: [\n"):
+        path.write_text(text)
+        with pytest.raises(ValidationError, match="which is not"):
+            role.model_validate({"model": str(path)})
+    with pytest.raises(ValidationError, match=r"names the file nowhere\.yaml, which is not there"):
+        role.model_validate({"model": "nowhere.yaml"})
+
+
+@pytest.mark.parametrize("role", ["critic", "judge"])
+def test_the_option_takes_a_world(monkeypatch, capsys, tmp_path, role):
+    args = ["revise", "--data", "builtin:support-desk", "--data.world", "{n: 20}", "--allow-uncertified"]
+    args += ["--critic.sampler", "world"] if role == "judge" else []
+    args += [f"--{role}", "builtin:support-desk", "--out", str(tmp_path / "o"), "--dry-run"]
+    monkeypatch.setattr(sys, "argv", ["kilter", *args])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code, capsys.readouterr().err
 
 
 def test_accepted_revisions_are_demonstrations_and_pairs_with_their_history(done):

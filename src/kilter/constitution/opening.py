@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kilter.constitution.document import Constitution
-from kilter.constitution.read import read
 from kilter.constitution.spec import CriticSpec
 from kilter.constitution.wording import VERSION
-from kilter.data.worlds.registry import DEFAULT, PREFIX, critic_of, worlds
+from kilter.data.worlds.registry import DEFAULT, PREFIX, critic_of
+from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
@@ -25,6 +25,7 @@ from kilter.roles.replies import Replies
 from kilter.roles.sampler import open_sampler
 from kilter.roles.talk import Talker
 from kilter.sampling.config import SamplerKind
+from kilter.sampling.named import FILES, own_critic
 from kilter.types import SamplingParams
 from kilter.validation import as_user_error
 
@@ -84,24 +85,18 @@ def critic_of_text(text: str, seed: int = 0) -> SamplerChat:
     Raises:
         UserError: the file or its settings are wrong.
     """
-    if text.endswith((".yaml", ".yml")):
-        try:
-            spec = CriticSpec.model_validate(read(Path(text), "--critic"))
-        except ValidationError as error:
-            raise as_user_error(error, "--critic", CriticSpec) from error
-    else:
-        own = _world(text)
-        spec = CriticSpec(sampler=own) if own is not None else CriticSpec(model=text)
+    if text.endswith(FILES) and not Path(text).is_file():
+        raise UserError("--critic", text, "names no file", "correct the path")
+    try:
+        spec = CriticSpec(model=text)
+    except ValidationError as error:
+        raise as_user_error(error, "--critic", CriticSpec) from error
     return open_critic(spec, lambda: resolve(spec.model or "", "--critic"), seed, "--critic")
 
 
 def judge_of_text(text: str) -> ToldJudge:
     """A judge as a command line names it: judge.yaml, builtin:WORLD, or a model."""
-    if text.endswith((".yaml", ".yml")):
-        spec = load_spec(text, "--judge")
-    else:
-        own = _world(text)
-        spec = JudgeSpec(sampler=own) if own is not None else JudgeSpec(model=text)
+    spec = load_spec(text, "--judge") if text.endswith(FILES) else JudgeSpec(model=text)
     # Principles are asked one by one, so what the file says of a constitution is not needed here.
     plain = spec.model_copy(update={"mode": "pairwise", "constitution": None})
     return build(plain, Context(lambda name: resolve(name, "--judge")), "--judge")
@@ -109,7 +104,7 @@ def judge_of_text(text: str) -> ToldJudge:
 
 def not_told_apart(text: str, documents: Sequence[Constitution]) -> list[str]:
     """What `mixed_up` says of a critic or a judge as a command line names it."""
-    own = _world(text)
+    own = own_critic(text)
     return [] if own is None else mixed_up(own, documents)
 
 
@@ -126,11 +121,3 @@ def mixed_up(sampler: SamplerKind, documents: Sequence[Constitution]) -> list[st
     known = critic_of(f"{PREFIX}{world}", str(critic), "sampler.options").principles
     mixed = list(dict.fromkeys(p.id for d in documents for p in d.principles if p.id not in known))
     return mixed if len(mixed) > 1 else []
-
-
-def _world(text: str) -> SamplerKind | None:
-    """The world's own critic in `builtin:WORLD`, `builtin:WORLD:CRITIC`; None of anything else."""
-    name, _, critic = text.removeprefix(PREFIX).partition(":")
-    if not text.startswith(PREFIX) or name not in worlds.names():
-        return None
-    return SamplerKind(name="world", options={"world": name, "critic": critic or "constitution"})

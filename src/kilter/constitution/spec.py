@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kilter.refs import ModelRef, TemplateRef
+from kilter.sampling import named
 from kilter.sampling.config import FOLLOWS, SamplerKind
 
 
@@ -13,7 +14,9 @@ class CriticSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: ModelRef | None = Field(
-        None, description="stage or model that criticises and revises; default: the one that answered"
+        None,
+        description="stage or model that criticises and revises, builtin:WORLD (its own critic) or a file "
+        "of these settings; default: the one that answered",
     )
     sampler: SamplerKind = Field(
         default_factory=SamplerKind, description="who writes: local, openai, world, scripted, ..."
@@ -22,6 +25,8 @@ class CriticSpec(BaseModel):
     temperature: float = Field(0.7, ge=0, description="0: greedy")
     max_length: int = Field(2048, ge=64, description="tokens of a question and its reply")
     template: TemplateRef = Field("auto", description="chat template of a local model")
+
+    _named = model_validator(mode="before")(named.settings)
 
     @property
     def opens(self) -> bool:

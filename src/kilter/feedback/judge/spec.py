@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kilter.refs import ModelRef, TemplateRef
+from kilter.sampling import named
 from kilter.sampling.config import SamplerKind
 
 Mode = Literal["pairwise", "rubric", "reference", "constitution", "safety"]
@@ -31,7 +32,9 @@ class JudgeSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     model: ModelRef | None = Field(
-        None, description="stage, folder, builtin:smollm2-135m or Hub name; or sampler.model of an endpoint"
+        None,
+        description="stage, folder, builtin:smollm2-135m or Hub name; builtin:WORLD (its own critic), a "
+        "file such as judge.yaml, or sampler.model of an endpoint",
     )
     sampler: SamplerKind = Field(default_factory=SamplerKind, description="who answers: local, openai, ...")
     template: TemplateRef = Field(
@@ -69,6 +72,8 @@ class JudgeSpec(BaseModel):
     require_certificate: bool = Field(
         False, description="refuse to judge without a valid certificate that names this judge"
     )
+
+    _named = model_validator(mode="before")(named.settings)
 
     def as_written(self) -> dict[str, Any]:
         """What was set. A judge refuses a key that it does not read, so that no default is spelled out."""
