@@ -18,9 +18,11 @@ from kilter.roles.sampler import open_sampler
 from kilter.sampling.choices import from_first_tokens
 from kilter.sampling.collect import answers, collect, requests
 from kilter.sampling.config import SamplerKind, SamplerSpec
+from kilter.sampling.items import Item
 from kilter.sampling.openai import OpenAISampler
 from kilter.sampling.scripted import ScriptedSampler
-from kilter.types import Ask, Prompt, Request, SamplingParams, Usage
+from kilter.sampling.vllm_clients import Server
+from kilter.types import Ask, Completion, Prompt, Request, Sample, SamplerFacts, SamplingParams, Usage
 
 KEY = "sk-kilter-secret-1234"
 PARAMS = SamplingParams(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=3)
@@ -323,7 +325,20 @@ def test_an_answer_that_was_cut_is_cut_by_whatever_name(reason, endpoint, sample
     assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].finish_reason == "length"
 
 
-@pytest.mark.parametrize("usage", ["n/a", [], {}, {"total_tokens": 9}, None])
+def counted(read, written):
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": 9}
+
+
+NO_COUNTS = [True, False, 1.0, "3", -1, 10**30, float("nan"), [1], None]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ["n/a", [], {}, {"total_tokens": 9}, None]
+    + [counted(7, count) for count in NO_COUNTS]
+    + [counted(count, 2) for count in NO_COUNTS],
+    ids=repr,
+)
 def test_usage_that_is_none_costs_no_answer(usage, endpoint, sampler):
     endpoint.plan["Hello"] = [chat_reply("Yes.") | {"usage": usage}]
     found = collect(sampler, requests([prompt("Hello")], 1, PARAMS))
@@ -515,6 +530,83 @@ def test_choices_are_read_from_the_alternatives_of_the_first_token(endpoint, sam
     assert "no alternatives" in found[1].problem
     assert "status 500" in found[2].problem
     assert endpoint.seen[0][2]["top_logprobs"] == 20
+
+
+NO_LOGPS = ["-0.5", True, False, float("nan"), float("inf"), 0.5, None, {}, "x"]
+
+
+@pytest.mark.parametrize(("text", "logp"), [*(("A", logp) for logp in NO_LOGPS), (5, -0.1), (None, -0.1)])
+def test_what_is_no_log_prob_of_a_token_is_read_as_none(text, logp, endpoint, sampler):
+    one = {"token": text, "logprob": logp, "bytes": None}
+    endpoint.plan["Which?"] = [chat_reply("A", {"content": [one | {"top_logprobs": [one]}]})]
+    listed = {"tokens": [text], "token_logprobs": [logp], "top_logprobs": [{"A": logp}], "text_offset": [0]}
+    choice = {"index": 0, "text": "A", "finish_reason": "stop", "logprobs": listed}
+    row = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    endpoint.plan["Once"] = [row]
+    asked = [prompt("Which?"), Prompt(text="Once")]
+    for sample in (row[0] for row in collect(sampler, requests(asked, 1, PARAMS)).samples):
+        assert (sample.completion.text, sample.token_texts) == ("A", ())
+    for found in sampler.choose(asked if text == "A" else asked[:1], ["A", "B"]):
+        assert not found.probabilities
+        assert "is not the log-prob of a token" in found.problem
+
+
+def test_a_log_prob_below_all_floats_is_that_of_a_token_that_cannot_be(endpoint, sampler):
+    one = {"token": "B", "logprob": -(10**400), "bytes": None}
+    first = {"token": "A", "logprob": -0.1, "bytes": None}
+    endpoint.plan["Which?"] = [chat_reply("A", {"content": [first | {"top_logprobs": [first, one]}]})]
+    assert sampler.choose([prompt("Which?")], ["A", "B"])[0].probabilities == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("reason", [["stop"], {"a": 1}, 5])
+def test_a_reason_that_is_no_word_is_an_end(reason, endpoint, sampler):
+    status, events, headers = streamed("Yes.")
+    events = events.replace('"finish_reason": "stop"', f'"finish_reason": {json.dumps(reason)}')
+    for reply, heard in ((chat_reply("Yes.", reason=reason), Nobody()), ((status, events, headers), Heard())):
+        endpoint.plan["Hello"] = [reply]
+        found = collect(sampler, requests([prompt("Hello")], 1, PARAMS), heard)
+        assert found.samples[0][0].completion.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logps"),
+    [
+        ([5], [None]),
+        ([5], [0.5]),
+        ([5], [float("nan")]),
+        ([5], [float("-inf")]),
+        ([5], ["-0.5"]),
+        ([5], [True]),
+        ([True], [-0.5]),
+        (["5"], [-0.5]),
+        ([-1], [-0.5]),
+        ([5, 6], [-0.5]),
+        (5, [-0.5]),
+        (None, None),
+    ],
+    ids=repr,
+)
+def test_a_vllm_server_that_gives_no_tokens_and_log_probs_ends_the_run(tokens, logps):
+    choice = {"index": 0, "token_ids": tokens, "finish_reason": "stop", "logprobs": {"token_logprobs": logps}}
+    server = Server.__new__(Server)
+    server.url, server.model, server._post = "http://here", "m", lambda *_, **__: {"choices": [choice]}
+    item = Item(Request("0", prompt("Hello"), 1, PARAMS), (1, 2), 0, (0,))
+    with pytest.raises(RunFailed, match="gives no tokens and log-probs"):
+        server._ask(item, [])
+    choice |= {"token_ids": [5, 6], "logprobs": {"token_logprobs": [-0.5, 0]}}
+    assert [tuple(answer[:2]) for answer in server._ask(item, [])] == [([5, 6], [-0.5, 0])]
+
+
+@pytest.mark.parametrize("usage", [Usage(True, 2), Usage(1, 2.0), Usage(-1, 2), Usage(1, None)], ids=repr)
+def test_counts_of_ones_own_sampler_are_whole_numbers(usage):
+    class Odd:
+        facts = SamplerFacts()
+
+        def run(self, requests, listener=None):
+            yield Sample(requests[0], 0, Completion("x"), usage=usage)
+
+    with pytest.raises(RunFailed, match="as counts of tokens"):
+        collect(Odd(), requests([prompt("Hello")], 1, PARAMS))
 
 
 def test_a_token_counts_for_the_option_that_it_is_or_alone_begins():

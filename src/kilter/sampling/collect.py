@@ -187,6 +187,9 @@ def _given(samples: Any, sampler: Sampler) -> Iterator[Sample]:
             raise _wrong(sampler, f"it gave a completion whose text is a {type(made.text).__name__}")
         if not isinstance(sample.usage, Usage):
             raise _wrong(sampler, f"it gave a {type(sample.usage).__name__} where Usage belongs")
+        counts = (sample.usage.prompt_tokens, sample.usage.tokens)
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise _wrong(sampler, f"it gave {counts} as counts of tokens")
         yield sample
 
 

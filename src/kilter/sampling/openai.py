@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -26,7 +26,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
 from kilter.redaction import HIDDEN, SHORTEST, Pieces, redact, secrets_of
 from kilter.sampling.build import SamplerContext
-from kilter.sampling.choices import from_first_tokens
+from kilter.sampling.choices import ROUNDED, from_first_tokens
 from kilter.sampling.config import address_of
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
@@ -68,8 +68,27 @@ CUT = frozenset({"length", "max_tokens", "model_length", "content_filter"})
 ECHOES = frozenset({"input", "ctx"})
 """Keys of an error under which a server sends back what it was asked."""
 
+LEAST = -9999.0
+"""The log-prob that servers give to a token which cannot be."""
+
+MOST = 10_000_000
+"""Tokens that one request can take: the longest context on sale.
+
+Not `max_tokens`, for servers that think beyond it count their thoughts, and those are owed.
+"""
+
 UNLIKE = (AttributeError, IndexError, KeyError, TypeError)
 """What reading a reply raises that is not shaped like one."""
+
+
+class _Row(dict[str, Any]):
+    """An object of a reply, as it was sent; what it lacks is None.
+
+    The client's own objects are not: there `true` has become 1, and "3" a number.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +336,16 @@ class OpenAISampler:
                     raise
                 self._refuse(named, sent)
 
+    def _whole(self, endpoint: Any, **parameters: Any) -> Any:
+        """The reply to a call, as it was sent; its text where it is not JSON and does not say that it is."""
+        sent = self._call(endpoint.with_raw_response.create, **parameters).http_response
+        try:
+            return _rows(sent.json())
+        except ValueError:
+            if "json" in sent.headers.get("content-type", ""):
+                raise
+            return sent.text
+
     def _refuse(self, named: set[str], sent: Mapping[str, Any]) -> None:
         """Notes what an endpoint refuses."""
         with self._lock:
@@ -352,19 +381,18 @@ class OpenAISampler:
 
     def _ask_chat(self, request: Request, index: int, listener: Listener) -> Sample:
         """One chat completion; in pieces where somebody listens."""
-        create = self._client.chat.completions.create
         parameters = self._parameters(request, index)
         extra = parameters.pop("extra_body", {})
         parameters |= _conversation(request.prompt, extra)
         if listener.wants_text and (found := self._stream(request, index, listener, parameters)) is not None:
             return found
-        reply = self._call(create, **parameters, logprobs=True)
+        reply = self._whole(self._client.chat.completions, **parameters, logprobs=True)
         with self._reading(reply):
             chosen = reply.choices[0]
             text = _written(chosen.message.content)
             text = chosen.message.refusal if text is None else text
-            calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
-            tokens = _tokens(chosen.logprobs)
+            calls = [_call(c, self._clean) for c in chosen.message.tool_calls or ()]
+            tokens = _tokens(lambda: ((t.token, t.logprob) for t in chosen.logprobs.content))
             clean = self._clean(text)
             found = _made(request, index, clean, chosen.finish_reason, _usage(reply), tokens, calls)
         if listener.wants_text and found.completion is not None:
@@ -379,11 +407,11 @@ class OpenAISampler:
 
         try:
             stream = self._call(
-                self._client.chat.completions.create,
+                self._client.chat.completions.with_raw_response.create,
                 **parameters,
                 stream=True,
                 stream_options={"include_usage": True},
-            )
+            ).parse(to=openai.Stream[object])
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if re.search(r"\bstream(?:ing)?\b", _said(error), re.I):
                 return None
@@ -391,7 +419,7 @@ class OpenAISampler:
         text, reason, usage, pieces, shown = "", None, Usage(), 0, Pieces(self._hidden_in_replies)
         try:
             with contextlib.closing(stream):
-                for chunk in stream:
+                for chunk in map(_rows, stream):
                     pieces += 1
                     usage = _usage(chunk) if chunk.usage is not None else usage
                     # The last chunk has usage alone.
@@ -415,28 +443,25 @@ class OpenAISampler:
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
         """The continuation of a raw text, which no template touches."""
         parameters = self._parameters(request, index) | {"prompt": request.prompt.text}
-        reply = self._call(self._client.completions.create, **parameters, logprobs=1)
+        reply = self._whole(self._client.completions, **parameters, logprobs=1)
         with self._reading(reply):
             chosen = reply.choices[0]
             told = chosen.logprobs
-            tokens = (
-                () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
-            )
+            tokens = _tokens(lambda: zip(told.tokens, told.token_logprobs, strict=True))
             text = self._clean(chosen.text)
             return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
 
     def _first_tokens(self, prompt: Prompt) -> tuple[dict[str, float], Usage]:
         """The text and log-prob of each likely first token, and what they cost."""
         if prompt.text is not None:
-            reply = self._call(
-                self._client.completions.create, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5
-            )
+            endpoint = self._client.completions
+            reply = self._whole(endpoint, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5)
             with self._reading(reply):
                 told = reply.choices[0].logprobs
                 most = {} if told is None else (told.top_logprobs or [{}])[0]
-                return {token: float(logp) for token, logp in most.items()}, _usage(reply)
-        reply = self._call(
-            self._client.chat.completions.create,
+                return dict(map(_token, most.keys(), most.values())), _usage(reply)
+        reply = self._whole(
+            self._client.chat.completions,
             **_conversation(prompt, {}),
             max_tokens=1,
             temperature=1.0,
@@ -447,7 +472,7 @@ class OpenAISampler:
             told = reply.choices[0].logprobs
             first = (told.content or []) if told is not None else []
             top = (first[0].top_logprobs or ()) if first else ()
-            return {t.token: float(t.logprob) for t in top}, _usage(reply)
+            return dict(_token(t.token, t.logprob) for t in top), _usage(reply)
 
 
 @samplers.register("openai")
@@ -477,7 +502,7 @@ def _made(
         return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
     # The space in front belongs to a begun answer that the text goes on from.
     text = (text or "").rstrip() if request.prompt.begun else (text or "").strip()
-    finish: Literal["stop", "length"] = "length" if reason in CUT else "stop"
+    finish: Literal["stop", "length"] = "length" if str(reason) in CUT else "stop"
     turns = (Message(role="assistant", content=text, tool_calls=list(calls)),) if calls else ()
     completion = Completion(text, finish_reason=finish, turns=turns)
     return Sample(request, index, completion, "", usage, tuple(tokens))
@@ -517,20 +542,37 @@ def _call(call: Any, clean: Callable[[str | None], str | None]) -> dict[str, Any
     return made | ({"id": call.id} if call.id else {})
 
 
-def _tokens(told: Any) -> tuple[tuple[str, float], ...]:
+def _rows(told: Any) -> Any:
+    """A reply's JSON, with each object as a _Row."""
+    if isinstance(told, list):
+        return [_rows(part) for part in told]
+    return _Row({k: _rows(v) for k, v in told.items()}) if isinstance(told, dict) else told
+
+
+def _tokens(told: Callable[[], Iterable[tuple[Any, Any]]]) -> tuple[tuple[str, float], ...]:
     """Tokens of an answer with their log-probs; none where they cannot be read, for the text stands alone."""
     try:
-        return tuple((t.token, float(t.logprob)) for t in (told.content if told is not None else None) or ())
+        return tuple(_token(text, logp) for text, logp in told())
     except (AttributeError, TypeError, ValueError):
         return ()
 
 
+def _token(text: Any, logp: Any) -> tuple[str, float]:
+    """A token and its log-prob. Raises ValueError where one of them is something else."""
+    # True is an int to Python, and NaN fails the comparison.
+    number = isinstance(logp, int | float) and not isinstance(logp, bool)
+    if not (isinstance(text, str) and number and logp <= ROUNDED):
+        raise ValueError(f"{str(logp)[:20]} is not the log-prob of a token")
+    # Of a token that cannot be, some say -inf and some a whole number that no float holds.
+    return text, float(max(logp, LEAST))
+
+
 def _usage(reply: Any) -> Usage:
-    """Tokens as the endpoint counts them; 0 where it does not, or not in whole numbers."""
+    """Tokens as the endpoint counts them; 0 where it does not, or not in whole numbers of a likely size."""
     told = getattr(reply, "usage", None)
     counts = (getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None))
     # A count that is not one would corrupt the bill: the tokens are then as good as not told.
-    read, written = (n if isinstance(n, int) and n >= 0 else None for n in counts)
+    read, written = (n if type(n) is int and 0 <= n <= MOST else None for n in counts)
     return Usage() if read is None or written is None else Usage(read, written)
 
 

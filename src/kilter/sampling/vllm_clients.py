@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import queue
@@ -20,6 +21,7 @@ import torch
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import doing
+from kilter.sampling.choices import ROUNDED
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
@@ -349,10 +351,14 @@ class Server:
             reply = self._post("/v1/completions", body, refusable=True)
         except _RefusedItem as refusal:
             return refusal.problem
-        return [
-            Answer(c["token_ids"], c["logprobs"]["token_logprobs"], ended(c["finish_reason"]))
-            for c in sorted(reply["choices"], key=lambda c: c["index"])
-        ]
+        # The run learns from these numbers: others than tokens and log-probs end it.
+        try:
+            return [_told(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFailed(
+                f"The vLLM server at {self.url} gives no tokens and log-probs ({last_line(error)})",
+                f"check the server, then {AGAIN}",
+            ) from error
 
     def reload(self, folder: Path, timeout: float) -> None:
         """Tells the server to reload its weights from `folder`."""
@@ -424,6 +430,20 @@ def seed_of(item: Item) -> int:
 def ended(reason: str | None) -> Literal["stop", "length"]:
     """Why a completion ends, in our words."""
     return "length" if reason == "length" else "stop"
+
+
+def _told(choice: Any) -> Answer:
+    """One completion as a server tells it. Raises KeyError, TypeError or ValueError for anything else."""
+    tokens, logps = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    if len(tokens) != len(logps):
+        raise ValueError(f"{len(tokens)} tokens have {len(logps)} log-probs")
+    for token, logp in zip(tokens, logps, strict=True):
+        # True is an int to Python, and NaN fails the comparison.
+        if type(token) is not int or token < 0:
+            raise ValueError(f"{str(token)[:20]} is not a token")
+        if type(logp) not in (int, float) or not -math.inf < logp <= ROUNDED:
+            raise ValueError(f"{str(logp)[:20]} is not a log-prob")
+    return Answer(tokens, logps, ended(choice["finish_reason"]))
 
 
 def _answer(output: Any) -> Answer:
