@@ -454,6 +454,25 @@ def test_a_key_that_streams_in_pieces_is_never_shown(size, endpoint, sampler):
     assert size > 3 or pieces[0] == said[:size], "what is no secret does not wait"
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (["a\ud83d", "\ude00b"], ["a", "\U0001f600b"]),
+        (["\ud83d", "", "\ude00"], ["\U0001f600"]),
+        (["\ud83d", "\ude00\ud83d", "\ude01"], ["\U0001f600", "\U0001f601"]),
+        (["a\ud83d", "b"], ["a", "\ufffdb"]),
+        (["a", "\ude00"], ["a", "\ufffd"]),
+        (["a\ud83d"], ["a", "\ufffd"]),
+    ],
+    ids=ascii,
+)
+def test_a_character_whose_halves_stream_in_two_pieces_is_joined(sent, shown, endpoint, sampler):
+    endpoint.plan["Count"] = [streamed(*sent)]
+    pieces = []
+    reply = SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append)
+    assert (pieces, reply.text) == (shown, "".join(shown))
+
+
 def test_a_secret_that_begins_another_one_or_ends_in_its_beginning_is_hidden_in_pieces():
     for secrets in (["abcd1234XYZ", "abcd1234"], ["4XYZ5678", "abcd1234"]):
         for said, want in (

@@ -85,6 +85,8 @@ def secrets_of(key: str, url: str) -> list[str]:
 class Pieces:
     """A text that comes in pieces, without secrets: one may begin in a piece and end in a later one.
 
+    So may a character that JSON escapes in two halves: its first half waits for the second.
+
     Args:
         secrets: the longest first.
     """
@@ -100,12 +102,16 @@ class Pieces:
             last: nothing comes after it.
         """
         rest, shown = self._rest + piece, ""
-        while rest and (last or not any(len(s) > len(rest) and s.startswith(rest) for s in self._secrets)):
+        while rest and (last or not self._waits(rest)):
             secret = next((s for s in self._secrets if rest.startswith(s)), "")
             shown += HIDDEN if secret else rest[0]
             rest = rest[len(secret) or 1 :]
         self._rest = rest
         return shown
+
+    def _waits(self, rest: str) -> bool:
+        half = len(rest) == 1 and "\ud800" <= rest <= "\udbff"
+        return half or any(len(s) > len(rest) and s.startswith(rest) for s in self._secrets)
 
 
 def _held() -> list[str]:

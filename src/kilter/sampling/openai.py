@@ -437,7 +437,7 @@ class OpenAISampler:
         if reason is None:
             raise _Unread(usage, "the endpoint's answer cannot be read (the stream broke off)")
         if now := shown("", last=True):
-            listener.text(request, index, now)
+            listener.text(request, index, self._clean(now) or "")
         return _made(request, index, self._clean(text), reason, usage)
 
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
