@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kilter.feedback.judge.announced import own
 from kilter.validation import unique
 
 THOUGHTS = tuple(
@@ -107,11 +108,20 @@ def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
     # A verdict stands alone on the last line, as asked: who goes on closes a quotation, or takes it back.
     tag = re.compile(rf"^ {{0,3}}([*_]{{0,2}})VERDICT {re.escape(mark)} = (\S+?)\1\.?[ \t]*$", re.M)
     text = own_words(reply).rstrip()
-    value = None if BROKEN_OFF.search(text) else tag.search(text.rpartition("\n")[2])
+    above, _, last = text.rpartition("\n")
+    value = None if BROKEN_OFF.search(text) else tag.search(last)
+    if value is not None and not (own(above) and own(_quoted_above(reply))):
+        return Parsed(None, reason="the line above the verdict does not leave it to the judge")
     if value is None:
         goes_on = tag.search(text) is not None
         return Parsed(None, reason=f"the reply {'goes on after its' if goes_on else 'holds no'} verdict")
     return Parsed(value[2], "tag") if value[2] in allowed else _refused(value[2], allowed)
+
+
+def _quoted_above(reply: str) -> str:
+    """The quoted line on which the last line follows at once; "" where it follows on no quotation."""
+    line = reply.rstrip().rpartition("\n")[0].rpartition("\n")[2]
+    return line if QUOTED_LINE.match(line) else ""
 
 
 def _refused(value: str, allowed: Sequence[str]) -> Parsed:
