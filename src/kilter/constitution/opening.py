@@ -85,21 +85,24 @@ def critic_of_text(text: str, seed: int = 0) -> SamplerChat:
     Raises:
         UserError: the file or its settings are wrong.
     """
-    if text.endswith(FILES) and not Path(text).is_file():
+    file = text.endswith(FILES)
+    if file and not Path(text).is_file():
         raise UserError("--critic", text, "names no file", "correct the path")
+    where, model = (text, f"{text}.model") if file else ("--critic", "--critic")
     try:
         spec = CriticSpec(model=text)
     except ValidationError as error:
-        raise as_user_error(error, "--critic", CriticSpec) from error
-    return open_critic(spec, lambda: resolve(spec.model or "", "--critic"), seed, "--critic")
+        raise as_user_error(error, where, CriticSpec) from error
+    return open_critic(spec, lambda: resolve(spec.model or "", model), seed, where)
 
 
 def judge_of_text(text: str) -> ToldJudge:
     """A judge as a command line names it: judge.yaml, builtin:WORLD, or a model."""
-    spec = load_spec(text, "--judge") if text.endswith(FILES) else JudgeSpec(model=text)
+    file = text if text.endswith(FILES) else None
+    spec = load_spec(text, "--judge") if file else JudgeSpec(model=text)
     # Principles are asked one by one, so what the file says of a constitution is not needed here.
     plain = spec.model_copy(update={"mode": "pairwise", "constitution": None})
-    return build(plain, Context(lambda name: resolve(name, "--judge")), "--judge")
+    return build(plain, Context(lambda name: resolve(name, "--judge")), "--judge", file=file)
 
 
 def not_told_apart(text: str, documents: Sequence[Constitution]) -> list[str]:

@@ -76,7 +76,9 @@ def opened(judge: str | JudgeSpec, context: Context, where: str = "judge") -> Op
         return Opened(found, found.fingerprint)
 
     # What a judge would rather say something else than is read too: a bias for a place shows there first.
-    bill = Bill()
-    asked = build(spec, context, where, bill, min_mass=0.0)
+    bill, file = Bill(), judge if isinstance(judge, str) else None
+    asked = build(spec, context, where, bill, min_mass=0.0, file=file)
     settings = redacted(spec.model_dump(mode="json", exclude_unset=True))
-    return Opened(asked, build(spec, context, where, bill).fingerprint, spec.min_mass, settings, bill)
+    return Opened(
+        asked, build(spec, context, where, bill, file=file).fingerprint, spec.min_mass, settings, bill
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from kilter.feedback.judge.protocol import ChatJudge
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import ToldJudge
 from kilter.registry import Registry
+from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, Rate
 from kilter.roles.talk import Talker
 from kilter.validation import as_user_error, load_yaml
@@ -34,6 +36,19 @@ over.declare("kilter.constitution.judge", "constitution")
 
 SETTINGS = ("mode", "read", "criterion", "scale", "clamp", "min_mass", "max_tokens", "max_length")
 """What decides a verdict beside the model and the wording."""
+
+
+@dataclass
+class _FromFile(Talker):
+    """A talker whose sampler's messages name the file of its settings.
+
+    `where` stays the recipe's field: it says who pays, and what may stand beside the file.
+    """
+
+    place: str = ""
+
+    def _open(self) -> SamplerChat:
+        return super(_FromFile, replace(self, where=self.place))._open()
 
 
 def load_spec(path: str | Path, field: str = "judge") -> JudgeSpec:
@@ -109,6 +124,7 @@ def build(
     field: str = "judge",
     bill: Bill | None = None,
     min_mass: float | None = None,
+    file: str | None = None,
 ) -> ToldJudge:
     """The judge that the settings describe.
 
@@ -118,6 +134,7 @@ def build(
         field: where the settings stand, for messages.
         bill: books what the judge costs; default: one of its own.
         min_mass: in place of the settings' own, also in a panel.
+        file: judge.yaml that holds the settings, for messages; None where `field` does.
 
     Raises:
         UserError: the settings contradict each other, or a certificate is required and missing.
@@ -128,19 +145,24 @@ def build(
     if min_mass is not None:
         spec, *own = (one.model_copy(update={"min_mass": min_mass}) for one in (spec, *own))
     if own:
-        judge: ToldJudge = Panel([_one(m, context, f"{field}.panel.{n}", bill) for n, m in enumerate(own)])
+        places = [f".panel.{n}" for n in range(len(own))]
+        voices = [_one(m, context, field, bill, file, place) for m, place in zip(own, places, strict=True)]
+        judge: ToldJudge = Panel(voices)
     else:
-        judge = _one(spec, context, field, bill)
+        judge = _one(spec, context, field, bill, file)
     if spec.mode in over.names():
         judge = over.get(spec.mode)(spec, context, judge)
     return judge
 
 
-def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge:
+def _one(
+    spec: JudgeSpec, context: Context, field: str, bill: Bill, file: str | None, place: str = ""
+) -> ChatJudge:
+    """place: of the judge in the settings, such as .panel.0."""
     wording = version(spec.mode, spec.read)
-    talker = Talker(
+    talker = _FromFile(
         sampler=spec.sampler,
-        model=None if spec.model is None else context.model(spec.model),
+        model=None if spec.model is None else _folder(spec.model, context, file and f"{file}{place}"),
         max_tokens=spec.max_tokens,
         max_length=spec.max_length,
         template=spec.template,
@@ -149,7 +171,8 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
         rate=Rate(spec.price.prompt, spec.price.completion),
         cache=_cache(spec, context),
         replay=spec.replay or context.replay is not None,
-        where=field,
+        where=f"{field}{place}",
+        place=f"{file or field}{place}",
         cache_field="" if context.replay is None else "replay",
         elsewhere=context.sampler,
     )
@@ -158,6 +181,16 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     begin = talker.chat.begin if talker.apart else None
     return ChatJudge(talker.chat, spec, fingerprint, talker.name, lambda ask: talker.length(ask), begin)
+
+
+def _folder(model: str, context: Context, named: str | None) -> Path:
+    """Of the weights. named: what names the settings' file and the place in it; None without a file."""
+    try:
+        return context.model(model)
+    except UserError as error:
+        if named is None:
+            raise
+        raise UserError(f"{named}.model", error.value, error.problem, error.fix) from error
 
 
 def _cache(spec: JudgeSpec, context: Context) -> Path | None:

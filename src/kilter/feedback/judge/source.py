@@ -78,7 +78,7 @@ class JudgeFeedback(FeedbackSource):
     def __init__(self, spec: JudgeOptions, context: Context) -> None:
         field = "feedback.judge"
         self.spec, self.bill = spec.settled(field), Bill()
-        self._told = build(self.spec, context, field, self.bill)
+        self._told = build(self.spec, context, field, self.bill, file=spec.file)
         self.judge: Judge = self._told
         self._models = models_of(self.spec, context)
         self.graded = self.spec.mode in GRADED
@@ -89,7 +89,7 @@ class JudgeFeedback(FeedbackSource):
         )
         if self.spec.require_certificate and self._problem:
             raise UserError(
-                f"{field}.require_certificate",
+                f"{spec.file or field}.require_certificate",
                 True,
                 f"is not met: {self._problem}",
                 "certify the judge with `kilter audit-judge`, and name its judge.json as certificate",
