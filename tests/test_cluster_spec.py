@@ -463,6 +463,33 @@ def test_a_ray_of_its_own_has_this_machine_alone(cluster, field):
     check_cluster(ClusterSpec(address="auto", **cluster), facts)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "field"),
+    [
+        ({"rollout": {"place": "apart", "engines": 500}}, "cluster.rollout.engines"),
+        ({"rollout": {"place": "apart", "engines": 128}}, "cluster.rollout.engines"),
+        ({"learner": {"processes": 500}}, "cluster.learner.processes"),
+        ({"reference": {"place": "apart", "copies": 500}}, "cluster.reference.copies"),
+        ({"critic": {"place": "apart", "processes": 500}}, "cluster.critic.processes"),
+        ({"reward": {"place": "apart", "copies": 70}}, "cluster.reward.copies"),
+    ],
+)
+def test_more_processes_than_a_machine_bears_are_refused(cluster, field):
+    facts = Facts(gpus=0, cores=2, rewards=2)
+    with pytest.raises(UserError, match=rf"(?s)`{field}`.*2 cores.*Fix: Use at most 64 processes a core"):
+        check_cluster(ClusterSpec(**cluster), facts)
+    check_cluster(ClusterSpec(**cluster), Facts(gpus=0, cores=64, rewards=2))
+    check_cluster(ClusterSpec(address="auto", **cluster), facts)
+
+
+def test_processes_with_a_gpu_each_are_counted_by_their_gpus():
+    check_cluster(ClusterSpec(rollout={"place": "apart", "engines": 40}), Facts(gpus=41, cores=2))
+    with pytest.raises(UserError, match=r"cluster.rollout.engines"):
+        check_cluster(
+            ClusterSpec(rollout={"place": "apart", "engines": 140, "gpus": 0}), Facts(gpus=8, cores=2)
+        )
+
+
 def test_roles_without_a_wish_share_the_cores():
     check_cluster(ClusterSpec(learner={"processes": 8}), Facts(gpus=0, cores=2))
     check_cluster(ClusterSpec(learner={"cores": 2}, rollout={"place": "apart", "cores": 2}), Facts(cores=4))

@@ -267,6 +267,14 @@ def test_more_processes_than_gpus_are_refused_and_than_cores_are_noted(tiny, tmp
     note = f"64 processes share {cores} cores, and wait for each other; at most {cores} are usual"
     assert said.count(note) == 1
 
+    monkeypatch.setattr("kilter.stages.train.core_count", lambda: 2)
+    recipe["stages"]["dpo"]["train"] = train | {"processes": 500, "batch_size": 500}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    code, said = dry()
+    assert (code, "processes` = 500 is too many for this machine's 2 cores" in said) == (2, True)
+    recipe["stages"]["dpo"]["train"] = train
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     code, said = dry()

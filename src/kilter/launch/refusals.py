@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from kilter.errors import UserError
-from kilter.launch.spec import ClusterSpec, Copies, Place
+from kilter.launch.spec import ClusterSpec, Copies, Place, RoleSpec
 
 BETWEEN_GPUS: Mapping[str, Place] = {"nccl": "apart", "ipc": "beside"}
 """Ways of vLLM's own for weights, and the place of the engines that they reach."""
+
+
+CROWD = 64
+"""Processes without a GPU that a core bears at most: each has a torch of its own, and waits for others."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,27 @@ def _check_cores(spec: ClusterSpec, facts: Facts) -> None:
             problem = "are resources that a Ray of its own does not have"
             fix = "leave them out, or name a cluster's address"
             facts.refuse(f"{name}.resources", role.resources, problem, fix)
+    _check_crowd(moved, facts, facts.cores)
     wanted = {n: r.workers * (r.cores or 1) for n, r in moved.items()}
     room = max(facts.cores, sum(r.workers for r in moved.values() if not r.cores))
     most = max((n for n, r in moved.items() if r.cores), key=lambda n: wanted[n], default="")
     if most and sum(wanted.values()) > room:
         problem = f"makes the roles want {sum(wanted.values())} cores, and this machine has {facts.cores}"
         facts.refuse(f"{most}.cores", moved[most].cores, problem, "lower it, or the number of workers")
+
+
+def _check_crowd(moved: Mapping[str, RoleSpec], facts: Facts, cores: int) -> None:
+    """Processes may share a core, but not any number of them; GPUs are counted elsewhere."""
+    own = facts.gpus or 0
+    crowd = {n: r.workers for n, r in moved.items() if not (own if r.gpus is None else r.gpus)}
+    if "reward" in crowd:
+        crowd["reward"] *= max(1, facts.rewards)
+    if sum(crowd.values()) > CROWD * cores:
+        name = max(crowd, key=lambda n: crowd[n])
+        word = type(moved[name]).model_fields["workers"].alias
+        problem = f"makes {sum(crowd.values())} processes in all, and this machine has {cores} cores"
+        fix = f"use at most {CROWD} processes a core, or name a cluster's address"
+        facts.refuse(f"{name}.{word}", moved[name].workers, problem, fix)
 
 
 def _check_weights(spec: ClusterSpec, facts: Facts) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kilter.artifacts import read_json
 from kilter.data.lineage import uncertified
 from kilter.errors import UserError
-from kilter.launch.refusals import check_cluster
+from kilter.launch.refusals import CROWD, check_cluster
 from kilter.launch.spec import ClusterSpec
 from kilter.refs import Found
 from kilter.release.section import Section
@@ -285,10 +285,16 @@ def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> Non
 
 
 def _refuse_crowd(spec: TrainSpec, work: Workspace) -> None:
-    """Raises UserError for more processes than GPUs: NCCL refuses two of a group on one, minutes later."""
+    """Raises UserError for more processes than GPUs, or than cores bear.
+
+    NCCL refuses two of a group on one GPU, minutes later.
+    """
     import torch
 
-    gpus = torch.cuda.device_count()
+    gpus, cores = torch.cuda.device_count(), core_count()
+    if not gpus and spec.processes > CROWD * cores:
+        problem, fix = f"is too many for this machine's {cores} cores", f"use at most {CROWD} a core"
+        raise UserError(work.where("processes"), spec.processes, problem, fix)
     if 0 < gpus < spec.processes:
         problem = f"is more than this machine's {gpus} GPUs, and every process takes one"
         raise UserError(work.where("processes"), spec.processes, problem, f"use at most {gpus}")
