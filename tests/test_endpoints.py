@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -614,6 +615,27 @@ def test_a_vllm_server_that_gives_no_tokens_and_log_probs_ends_the_run(tokens, l
         server._ask(item, [])
     choice |= {"token_ids": [5, 6], "logprobs": {"token_logprobs": [-0.5, 0]}}
     assert [tuple(answer[:2]) for answer in server._ask(item, [])] == [([5, 6], [-0.5, 0])]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [[], {}, {"data": None}, {"data": []}, {"data": [5]}, {"data": [{}]}]
+    + [{"data": [{"id": "m", "max_model_len": n}]} for n in ("4096", True, 0, -1, 4096.0, [])],
+    ids=repr,
+)
+def test_a_vllm_server_that_does_not_say_what_it_serves_is_refused(told):
+    httpx = pytest.importorskip("httpx")
+
+    def at(told):
+        server = Server.__new__(Server)
+        answer = httpx.Response(200, json=told, request=httpx.Request("GET", "http://here"))
+        server.url, server.http = "http://here", SimpleNamespace(get=lambda _: answer)
+        return server._served("http://here")
+
+    with pytest.raises(UserError, match="is not answered by a vLLM server"):
+        at(told)
+    assert at({"data": [{"id": "m", "max_model_len": 4096}]}) == ("m", 4096)
+    assert at({"data": [{"id": "m"}]}) == ("m", None)
 
 
 @pytest.mark.parametrize("usage", [Usage(True, 2), Usage(1, 2.0), Usage(-1, 2), Usage(1, None)], ids=repr)

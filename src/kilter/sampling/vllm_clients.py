@@ -274,8 +274,12 @@ class Server:
             found = self.http.get(f"{self.url}/v1/models")
             found.raise_for_status()
             card = found.json()["data"][0]
-            return str(card["id"]), card.get("max_model_len")
-        except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+            name, context = str(card["id"]), card.get("max_model_len")
+            # True is an int to Python.
+            if context is not None and (type(context) is not int or context < 1):
+                raise ValueError(f"max_model_len is {str(context)[:20]}")
+            return name, context
+        except (httpx.HTTPError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
                 "sampler.url",
                 url,
