@@ -61,7 +61,8 @@ class Talker:
         rate: their price.
         cache: SQLite file of replies; None keeps none.
         replay: only kept replies count, and no model is opened.
-        where: prefix of field names in errors.
+        where: field of the settings. It says who pays.
+        place: where the sampler's settings stand for a person, such as a file; "" is `where`.
         cache_field: the setting that names the cache, for errors; "" is that of `where`.
         elsewhere: opens the sampler over a folder of weights; None opens it here.
     """
@@ -77,6 +78,7 @@ class Talker:
     cache: Path | None = None
     replay: bool = False
     where: str = "judge"
+    place: str = ""
     cache_field: str = ""
     elsewhere: Callable[[SamplerKind, OpenSpec, str], Sampler] | None = None
 
@@ -158,15 +160,20 @@ class Talker:
             payer=self.payer,
         )
         if self.endpoint and replies is not None and not self.replay:
-            return by_courier(made, self.sampler, self._params, f"{self.where}.sampler")
+            return by_courier(made, self.sampler, self._params, self._field)
         return made
+
+    @property
+    def _field(self) -> str:
+        """Of the sampler, for messages."""
+        return f"{self.place or self.where}.sampler"
 
     @property
     def _params(self) -> SamplingParams:
         return SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
 
     def _open(self) -> SamplerChat:
-        params, where = self._params, f"{self.where}.sampler"
+        params, where = self._params, self._field
         if self.model is not None and self.elsewhere is not None:
             return SamplerChat(self.elsewhere(self.sampler, self._opening, where), params)
         context = SamplerContext(self.sampler, self._weights, str(self.model or ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from kilter.feedback.judge.protocol import ChatJudge
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import ToldJudge
 from kilter.registry import Registry
-from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, Rate
 from kilter.roles.talk import Talker
 from kilter.validation import as_user_error, load_yaml
@@ -36,19 +34,6 @@ over.declare("kilter.constitution.judge", "constitution")
 
 SETTINGS = ("mode", "read", "criterion", "scale", "clamp", "min_mass", "max_tokens", "max_length")
 """What decides a verdict beside the model and the wording."""
-
-
-@dataclass
-class _FromFile(Talker):
-    """A talker whose sampler's messages name the file of its settings.
-
-    `where` stays the recipe's field: it says who pays, and what may stand beside the file.
-    """
-
-    place: str = ""
-
-    def _open(self) -> SamplerChat:
-        return super(_FromFile, replace(self, where=self.place))._open()
 
 
 def load_spec(path: str | Path, field: str = "judge") -> JudgeSpec:
@@ -160,7 +145,7 @@ def _one(
 ) -> ChatJudge:
     """place: of the judge in the settings, such as .panel.0."""
     wording = version(spec.mode, spec.read)
-    talker = _FromFile(
+    talker = Talker(
         sampler=spec.sampler,
         model=None if spec.model is None else _folder(spec.model, context, file and f"{file}{place}"),
         max_tokens=spec.max_tokens,
