@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -80,6 +81,7 @@ def test_the_next_command_waits_for_the_calls_of_a_killed_one(endpoint, tmp_path
         Replies(tmp_path / CACHE).close()  # at once: the command lives
         asked = len(endpoint.bodies)
         asking.kill()
+        os.waitid(os.P_PID, asking.pid, os.WEXITED | os.WNOWAIT)  # a busy machine kills later
         threading.Timer(1.5, free.set).start()
         begin = time.monotonic()
         found = judge(endpoint, tmp_path, sampler={"concurrency": 2}).compare(pairs(8))
@@ -208,3 +210,107 @@ def test_a_process_is_its_number_and_its_beginning():
     assert not zombie.lives
     child.wait()
     assert not zombie.lives
+
+
+def test_a_courier_that_dies_within_a_line_is_named(monkeypatch):
+    """Half a line is no answer, and whoever waits for one must hear that none comes."""
+    half = 'import os; os.read(0, 1); os.write(1, b\'{"number": 0, "found": [{"text": "a lo\')'
+    monkeypatch.setattr(courier, "PROGRAM", half)
+    line = courier._Line()
+    with pytest.raises(RunFailed, match=r"has ended \(exit code 0\)"):
+        line.send({"asks": []})[1].result(30)
+    line.end()
+
+
+def test_a_long_line_that_is_written_in_parts_arrives_whole(monkeypatch):
+    """A write into a pipe ends early where the process was stopped meanwhile."""
+    read, write = os.pipe()
+    out = courier._Outbox(write)
+    file = out._file
+    monkeypatch.setattr(out, "_file", type("Parts", (), {"write": lambda self, data: file.write(data[:7])})())
+    out.say({"number": 1, "found": "x" * 100})
+    assert json.loads(os.read(read, 1000)) == {"number": 1, "found": "x" * 100}
+    file.close()
+    os.close(read)
+
+
+def test_a_judge_that_is_collected_while_another_asks_holds_up_nobody(endpoint, tmp_path, monkeypatch):
+    other, dumps = judge(endpoint, tmp_path / "other"), json.dumps
+    other.compare(pairs(1))
+    other.itself = other  # a cycle, as a traceback makes one
+    asked = judge(endpoint, tmp_path / "one")
+    asked.compare(pairs(1))
+    gc.collect()
+
+    def collecting(told, **how):
+        if isinstance(told, dict) and "asks" in told:
+            gc.collect()
+        return dumps(told, **how)
+
+    gc.disable()
+    try:
+        del other
+        monkeypatch.setattr(courier.json, "dumps", collecting)
+        found = []
+        asking = threading.Thread(target=lambda: found.extend(asked.compare(pairs(3))), daemon=True)
+        asking.start()
+        asking.join(30)
+    finally:
+        gc.enable()
+    assert len(found) == 3
+    deadline = time.monotonic() + 30
+    while rows(tmp_path / "other", "SELECT * FROM couriers") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert rows(tmp_path / "other", "SELECT * FROM couriers") == []
+
+
+def test_an_orphan_waits_for_no_orphan(tmp_path):
+    """Of two files of one command, a courier that came late to the second would wait for itself."""
+    dead = Process(Process.now().host, 2**22 + 1, 0.0)
+    first = Replies(tmp_path / CACHE)
+    first.entrust(0, dead)
+    opened = []
+    late = threading.Thread(
+        target=lambda: opened.append(Replies(tmp_path / CACHE, command=dead)), daemon=True
+    )
+    late.start()
+    late.join(10)
+    assert opened
+    first.dismiss(0)
+
+
+def test_modules_that_lie_in_the_folder_are_not_read(endpoint, tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    line = courier._Line()
+    monkeypatch.setattr(courier._LINES, "_line", line)
+    assert judge(endpoint, tmp_path / "one").compare(pairs(1))[0].p is not None
+    finish(tmp_path)
+    line.end()
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_courier_that_is_told_to_end_keeps_what_is_under_way(endpoint, tmp_path, told):
+    asked = judge(endpoint, tmp_path)
+    asked.compare(pairs(1))
+    line = courier._LINES.line()
+    endpoint.answer = lambda body, n: os.kill(line.process.pid, told) or longer_wins(body, n)
+    assert all(j.p is not None for j in asked.compare(pairs(4)))
+    assert courier._LINES.line() is line
+
+
+def test_a_fork_that_asks_what_its_parent_opened_is_told(endpoint, tmp_path):
+    asked = judge(endpoint, tmp_path)
+    asked.compare(pairs(1))
+    line = courier._LINES.line()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            line.send({"close": 0})
+        except RunFailed:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert asked.compare(pairs(2))[1].p is not None

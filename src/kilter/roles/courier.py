@@ -14,7 +14,9 @@ import itertools
 import json
 import logging
 import os
+import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -84,7 +86,9 @@ class Errand:
             self.identity,
             params.max_new_tokens,
             rate=rate,
-            replies=Replies(Path(self.cache), self.named, who=self.payer, price=rate.of),
+            replies=Replies(
+                Path(self.cache), self.named, who=self.payer, price=rate.of, command=Process(**self.command)
+            ),
             chunk=self.chunk,
             payer=self.payer,
         )
@@ -136,20 +140,28 @@ class _Line:
         self.waiting: dict[int, Future[Any]] = {}
         # A full pipe holds up who writes; who listens must not wait for that.
         self.lock, self._writing = threading.Lock(), threading.Lock()
-        self.ended, self._numbers = False, itertools.count()
+        self.ended, self._numbers, self._owner = False, itertools.count(), os.getpid()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(self._owner)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            # It reads the modules that this process reads, and none that happens to lie in the folder.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONSAFEPATH": "1"},
             # Ctrl-C is for the command, which waits for the calls under way.
             start_new_session=True,
         )
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
+        self._dropped: queue.SimpleQueue[int] = queue.SimpleQueue()
+        threading.Thread(target=self._close_dropped, daemon=True).start()
 
     def send(self, told: Mapping[str, Any]) -> tuple[int, Future[Any]]:
         """Sends one line; gives its number, and the answer as the future's result or its error."""
+        if os.getpid() != self._owner:
+            raise RunFailed(
+                "A fork asks an endpoint by what its parent has opened",
+                "open the judge or critic in the fork",
+            )
         answer: Future[Any] = Future()
         with self.lock:
             if self.ended:
@@ -166,13 +178,16 @@ class _Line:
     def _listen(self) -> None:
         """Hands on what the courier says, until it ends."""
         assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            for line in lines:
-                self._hear(json.loads(line))
-        with self.lock:
-            self.ended, waiting = True, list(self.waiting.values())
-        for answer in waiting:
-            answer.set_exception(self.lost())
+        try:
+            with self.process.stdout as lines:
+                for line in lines:
+                    if line.endswith(b"\n"):  # else it died within the line
+                        self._hear(json.loads(line))
+        finally:  # whatever went wrong, nobody waits for ever
+            with self.lock:
+                self.ended, waiting = True, list(self.waiting.values())
+            for answer in waiting:
+                answer.set_exception(self.lost())
 
     def _hear(self, told: Mapping[str, Any]) -> None:
         if "log" in told:
@@ -184,6 +199,15 @@ class _Line:
             return answer.set_result(told["found"])
         kind, arguments = told["error"]
         return answer.set_exception(made_again(kind, arguments) or _broken(f"failed ({arguments[0]})"))
+
+    def drop(self, errand: int) -> None:
+        """Has the courier close a file soon. It takes no lock: garbage is collected in any thread, at any time."""
+        self._dropped.put(errand)
+
+    def _close_dropped(self) -> None:
+        with contextlib.suppress(RunFailed):
+            while True:
+                self.send({"close": self._dropped.get()})
 
     def lost(self) -> RunFailed:
         """What is said where the courier is gone."""
@@ -198,7 +222,7 @@ class _Line:
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDS)
-        self.listener.join(ENDS)
+            self.listener.join(ENDS)
 
 
 def _broken(how: str) -> RunFailed:
@@ -252,9 +276,19 @@ class Courier:
         self._line = _LINES.line()
         self._errand, started = self._line.send({"errand": asdict(errand)})
         started.result()
-        self.close = weakref.finalize(self, _close, self._line, self._errand)
+        self._forgotten = weakref.finalize(self, self._line.drop, self._errand)
+        self._forgotten.atexit = False  # the whole courier ends then
+
+    def close(self) -> None:
         """Has the courier close its file, when the calls under way are kept."""
-        self.close.atexit = False  # the whole courier ends then
+        # In a fork, and after a courier's death, there is nothing to close.
+        line = self._line
+        if self._forgotten.detach() and line.process.returncode is None and line is _LINES.mine:
+            _, closed = line.send({"close": self._errand})
+            try:
+                closed.result(ENDS)
+            except TimeoutError as error:
+                raise _broken(f"not closed its file for {ENDS:g} seconds") from error
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """See seams.Chat."""
@@ -269,13 +303,6 @@ class Courier:
         plain = [{"messages": [dict(m) for m in a.messages], "id": a.id, "note": a.note} for a in asks]
         _, answer = self._line.send({"of": self._errand, "asks": plain, "options": options})
         return [_read(kind, row) for row in answer.result()]
-
-
-def _close(line: _Line, errand: int) -> None:
-    # In a fork, and after a courier's death, there is nothing to close.
-    if line.process.returncode is None and line is _LINES.mine:
-        with contextlib.suppress(RunFailed):
-            line.send({"close": errand})[1].result(ENDS)
 
 
 def _read(kind: type[T], row: Mapping[str, Any]) -> T:
@@ -294,8 +321,10 @@ class _Outbox(logging.Handler):
 
     def say(self, told: Mapping[str, Any]) -> None:
         """One line."""
+        line = json.dumps(told).encode() + b"\n"
         with self._lock, contextlib.suppress(BrokenPipeError):
-            self._file.write(json.dumps(told).encode() + b"\n")
+            while line:  # a process that is stopped in between has written a part
+                line = line[self._file.write(line) :]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hands a message on to the command's log."""
@@ -338,16 +367,18 @@ class _Served:
 
 def main() -> None:
     """A courier's life."""
+    # A job that is ended tells all its processes. This one ends with its command, when what is under way is kept.
+    for told_to_end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(told_to_end, signal.SIG_IGN)
     # Whatever prints into the standard output must not stand between the lines.
     out = _Outbox(os.dup(1))
     os.dup2(2, 1)
     log.addHandler(out)
     log.propagate = False
     served: dict[int, _Served] = {}
-    for line in _lines(0):
+    for line in _lines(0, int(sys.argv[1])):
         told = json.loads(line)
-        if "of" in told:
-            one = served[told["of"]]
+        if (one := served.get(told.get("of"))) is not None:
             one.pool.submit(_do, told["number"], partial(_answered, one.chat, told), out)
         else:
             _do(told["number"], partial(_opened if "errand" in told else _closed, served, told), out)
@@ -382,9 +413,9 @@ def _answered(chat: PaidChat, told: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [asdict(one) for one in found]
 
 
-def _lines(descriptor: int) -> Iterator[bytes]:
+def _lines(descriptor: int, command: int) -> Iterator[bytes]:
     """What the command says, until it ends."""
-    command, rest = os.getppid(), b""
+    rest = b""
     while os.getppid() == command:
         if not select.select([descriptor], [], [], TICK)[0]:
             continue

@@ -106,6 +106,7 @@ class Replies:
         reading: only replies that stand in it are wanted.
         who: opens it, of those who pay for replies in it.
         price: what tokens cost; it is asked for replies that an older Kilter kept.
+        command: for which a courier opens it; once it is dead, nobody wants to ask anything more.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Replies:
         reading: bool = False,
         who: str = "",
         price: Callable[[Usage], float] = lambda usage: 0.0,
+        command: Process | None = None,
     ) -> None:
         if reading and not path.is_file():
             raise UserError(
@@ -142,7 +144,7 @@ class Replies:
             if not reading:
                 self._keep_costs(who, price)
                 # What a killed command left under way is paid for, and will be here.
-                self._wait_for_couriers()
+                self._wait_for_couriers(command)
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
             # Replies without checksums are nobody's word: an older Kilter kept them so.
@@ -238,14 +240,17 @@ class Replies:
             whom = (socket.gethostname(), os.getpid(), errand)
             self._base.execute("DELETE FROM couriers WHERE host = ? AND pid = ? AND errand = ?", whom)
 
-    def _wait_for_couriers(self) -> None:
-        """Waits for those of this machine whose command has died."""
+    def _wait_for_couriers(self, command: Process | None) -> None:
+        """Waits for those of this machine whose command has died.
+
+        Orphans wait for nobody: they would wait for each other, or one for itself.
+        """
         self._base.execute(
             "CREATE TABLE IF NOT EXISTS couriers (host TEXT, pid INTEGER, born REAL, errand INTEGER, "
             "command INTEGER, command_born REAL, PRIMARY KEY (host, pid, errand))"
         )
         told = False
-        while orphans := self._orphans():
+        while (orphans := self._orphans()) and (command is None or command.lives):
             if not told:
                 what = "waits for the calls that a killed command left under way"
                 log.warning("%s: %s (process %s)", self.path, what, ", ".join(map(str, orphans)))
