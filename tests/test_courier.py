@@ -314,3 +314,38 @@ def test_a_fork_that_asks_what_its_parent_opened_is_told(endpoint, tmp_path):
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert asked.compare(pairs(2))[1].p is not None
+
+
+def test_a_file_that_nobody_can_write_is_replayed_and_is_never_to_be_removed(endpoint, tmp_path, monkeypatch):
+    found = judge(endpoint, tmp_path).compare(pairs(2))
+    finish(tmp_path)
+    access, connect = os.access, sqlite3.connect
+    monkeypatch.setattr(os, "access", lambda path, how: how != os.W_OK and access(path, how))
+
+    def fixed(address, **how):
+        if "immutable" not in address:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(address, **how)
+
+    monkeypatch.setattr(sqlite3, "connect", fixed)
+    assert judge(endpoint, tmp_path, replay=True).compare(pairs(2)) == found
+    with pytest.raises(UserError, match="cannot be used .unable to open database file.") as told:
+        judge(endpoint, tmp_path)
+    assert "remove" not in str(told.value)
+
+
+def test_a_path_with_marks_of_an_address_is_a_path(endpoint, tmp_path):
+    folder = tmp_path / "50% of #1?mode=memory"
+    assert judge(endpoint, folder).compare(pairs(1))[0].p is not None
+    finish(folder)
+    assert [p.name for p in folder.iterdir()] == [CACHE]
+
+
+def test_a_row_that_a_full_disk_keeps_ends_no_courier(endpoint, tmp_path):
+    asked = judge(endpoint, tmp_path)
+    asked.compare(pairs(1))
+    with contextlib.closing(sqlite3.connect(tmp_path / CACHE)) as base:
+        base.execute("CREATE TRIGGER full BEFORE DELETE ON couriers BEGIN SELECT RAISE(ABORT, 'full'); END")
+        base.commit()
+    finish(tmp_path)
+    assert courier._LINES.line().process.poll() is None

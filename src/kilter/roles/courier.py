@@ -17,12 +17,14 @@ import os
 import queue
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ from typing import Any, TypeVar, cast
 from kilter.errors import KilterError, RunFailed, made_again
 from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import PaidChat, Rate
-from kilter.roles.replies import Process, Replies
+from kilter.roles.replies import BEFORE_FINISH, Process, Replies
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import SamplerKind
 from kilter.types import Ask, Choice, Reply, SamplingParams, Usage
@@ -150,9 +152,9 @@ class _Line:
             # Ctrl-C is for the command, which waits for the calls under way.
             start_new_session=True,
         )
+        self._dropped: queue.SimpleQueue[int | Future[None] | None] = queue.SimpleQueue()
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
-        self._dropped: queue.SimpleQueue[int] = queue.SimpleQueue()
         threading.Thread(target=self._close_dropped, daemon=True).start()
 
     def send(self, told: Mapping[str, Any]) -> tuple[int, Future[Any]]:
@@ -184,6 +186,7 @@ class _Line:
                     if line.endswith(b"\n"):  # else it died within the line
                         self._hear(json.loads(line))
         finally:  # whatever went wrong, nobody waits for ever
+            self._dropped.put(None)
             with self.lock:
                 self.ended, waiting = True, list(self.waiting.values())
             for answer in waiting:
@@ -201,13 +204,27 @@ class _Line:
         return answer.set_exception(made_again(kind, arguments) or _broken(f"failed ({arguments[0]})"))
 
     def drop(self, errand: int) -> None:
-        """Has the courier close a file soon. It takes no lock: garbage is collected in any thread, at any time."""
+        """Has the courier close a file soon.
+
+        It takes no lock: garbage is collected in any thread, at any time.
+        """
         self._dropped.put(errand)
 
     def _close_dropped(self) -> None:
-        with contextlib.suppress(RunFailed):
-            while True:
-                self.send({"close": self._dropped.get()})
+        while (one := self._dropped.get()) is not None:
+            if isinstance(one, Future):
+                one.set_result(None)
+                continue
+            with contextlib.suppress(KilterError):
+                self.send({"close": one})[1].result()
+
+    def settle(self) -> None:
+        """Waits until what was dropped is closed."""
+        closed: Future[None] = Future()
+        self._dropped.put(closed)
+        deadline = time.monotonic() + ENDS
+        while not self.ended and not closed.done() and time.monotonic() < deadline:
+            wait([closed], TICK)
 
     def lost(self) -> RunFailed:
         """What is said where the courier is gone."""
@@ -259,6 +276,14 @@ class _Lines:
 
 
 _LINES = _Lines()
+
+
+def _settle() -> None:
+    if (line := _LINES.mine) is not None:
+        line.settle()
+
+
+BEFORE_FINISH.append(_settle)
 
 
 class Courier:
@@ -361,13 +386,15 @@ class _Served:
     def end(self) -> None:
         """Waits for what is under way, and closes the file."""
         self.pool.shutdown(wait=True, cancel_futures=True)
-        self.replies.dismiss(self.number)
+        # On a full disk the row stays, and is worth nothing once this process is gone.
+        with contextlib.suppress(sqlite3.Error):
+            self.replies.dismiss(self.number)
         self.replies.close()
 
 
 def main() -> None:
     """A courier's life."""
-    # A job that is ended tells all its processes. This one ends with its command, when what is under way is kept.
+    # A job that is ended tells all its processes. This one ends with its command, and keeps what it asked.
     for told_to_end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(told_to_end, signal.SIG_IGN)
     # Whatever prints into the standard output must not stand between the lines.

@@ -79,8 +79,19 @@ DRIFT = 2.0
 POLL = 0.05
 """Seconds between two looks at whether another process has ended."""
 
+
+def _address(path: Path, reading: bool) -> str:
+    """A file for SQLite. One that nobody can write is read as it stands: nothing can be put beside it."""
+    beside = path.with_name(f"{path.name}-wal")
+    still = reading and not beside.exists() and not os.access(path.parent, os.W_OK)
+    return f"{path.absolute().as_uri()}{'?immutable=1' if still else ''}"
+
+
 _OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
 """Files of this process that may still change when they are closed."""
+
+BEFORE_FINISH: list[Callable[[], object]] = []
+"""Waits for those who still close a file that this process has forgotten."""
 
 
 def finish(folder: Path) -> None:
@@ -92,6 +103,8 @@ def finish(folder: Path) -> None:
     for replies in list(_OPEN):
         if replies.path.resolve().is_relative_to(folder.resolve()):
             replies.close()
+    for settle in BEFORE_FINISH:
+        settle()
 
 
 class Replies:
@@ -132,7 +145,11 @@ class Replies:
         """Rows that were asked for, and are no longer what was kept."""
         try:
             # Autocommit: a reply that was paid for is on disk before the next one is asked for.
-            self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._base = sqlite3.connect(
+                _address(path, reading), timeout=60, isolation_level=None, check_same_thread=False, uri=True
+            )
+            # SQLite's own object is in a cycle, and would keep the file open until garbage is collected.
+            weakref.finalize(self, self._base.close).atexit = False
             if not reading:
                 # A kill loses no commit this way, and no reply waits for the disk to spin.
                 self._base.execute("PRAGMA journal_mode=WAL")
@@ -154,7 +171,14 @@ class Replies:
                 if old
                 else f"is not a cache of replies ({error})"
             )
-            raise UserError(field, str(path), why, "name another file, or remove it") from error
+            fix = "name another file, or remove it"
+            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+                # What was paid for is in it: a full disk is no reason to remove it.
+                why, fix = (
+                    f"cannot be used ({error})",
+                    "make room, or give the right to write, or name another file",
+                )
+            raise UserError(field, str(path), why, fix) from error
 
     def _keep_costs(self, who: str, price: Callable[[Usage], float]) -> None:
         """Makes the table of what was paid.
