@@ -30,6 +30,7 @@ from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.roles.chat import SamplerChat
 from kilter.sampling.scripted import ScriptedSampler
+from kilter.screen import warn_once
 from kilter.types import ABOUT, Prompt, Reply
 
 P = {"id": "kind", "text": "The answer is kind to everybody."}
@@ -190,6 +191,30 @@ def test_a_revision_by_a_script_says_which_principles_it_does_not_tell_apart(
     small = ("--constitution", "general", "--limit", 2, "--rounds", 1, "--out", tmp_path / "out")
     code, said = command(monkeypatch, capsys, "revise", *plain, *small, "--sampler.max-new-tokens", 4)
     assert (code, said.count("the critic's script has no rule of its own for no-harm, ")) == (0, 1)
+
+
+@pytest.mark.parametrize("door", ["label", "train"])
+def test_a_script_that_judges_by_a_constitution_says_which_principles_it_does_not_tell_apart(
+    monkeypatch, capsys, tiny, tmp_path, door
+):
+    """For labels, and for rewards in training: once, in the words of `revise`."""
+    warn_once.cache_clear()
+    own = tmp_path / "c.yaml"
+    texts = {"long": "The longer answer is better.", "short": "The shorter answer is better."}
+    own.write_text(yaml.safe_dump(document(*(P | {"id": i, "text": t} for i, t in texts.items()))))
+    judge = {"model": "builtin:support-desk", "mode": "constitution", "constitution": str(own)}
+    more = ("--data", "builtin:support-desk", "--data.world", "{n: 20, view: pairs}", "--out", tmp_path / "o")
+    more += ("--feedback", json.dumps({"judge": judge}))
+    doors = {
+        "label": ("label", "--allow-empty"),
+        "train": (
+            *("train", "--method", "grpo", "--model", tiny, "--allow-uncertified", "--max-steps", 1),
+            *("--batch-size", 2, "--sampler.samples", 2, "--sampler.max-new-tokens", 4),
+        ),
+    }
+    code, said = command(monkeypatch, capsys, *doors[door], *more)
+    words = "the judge's script has no rule of its own for long, short: it answers them all alike"
+    assert (code, " ".join(said.split()).count(words)) == (0, 1), said
 
 
 @pytest.mark.parametrize("name", ["page.html", "page", "page.json"])

@@ -7,7 +7,9 @@ is made with `styled`, whose template is ours and whose values are not.
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
 import os
 import re
 import sys
@@ -28,6 +30,12 @@ def plain(text: str) -> str:
 def _spelt(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warns of it once, however often a process comes upon it."""
+    logging.getLogger("kilter").warning("%s", text)
 
 
 def many(count: int, nouns: str, form: str = "") -> str:

@@ -18,12 +18,14 @@ from kilter.constitution.chain import about
 from kilter.constitution.document import Constitution, Principle
 from kilter.constitution.draw import bid
 from kilter.constitution.read import load
+from kilter.constitution.script import alike
 from kilter.data.dataset import prompt_key
 from kilter.data.lineage import row_id
 from kilter.feedback.context import Context
-from kilter.feedback.judge.build import over
+from kilter.feedback.judge.build import members, over
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, ToldJudge, Verdict
+from kilter.screen import warn_once
 
 UNDECIDED = 1e-9
 MARGIN = 0.05
@@ -189,5 +191,8 @@ DECISIONS = "decisions.jsonl"
 def asked_of(spec: JudgeSpec, context: Context, judge: ToldJudge) -> ToldJudge:
     """A judge that asks another one, principle by principle, as `mode: constitution` says."""
     constitution = load(spec.constitution or GENERAL, "judge.constitution")
+    for one in members(spec) or [spec]:
+        for line in alike("judge", one.sampler, [constitution]):
+            warn_once(line)
     decisions = None if context.folder is None else context.folder / DECISIONS
     return ConstitutionJudge(constitution, judge, decisions=decisions)

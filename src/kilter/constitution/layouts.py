@@ -6,9 +6,7 @@ pairs       {"constitutions": [{"critic": critique, "revision": revision}], "sys
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, f
 from kilter.constitution.document import Constitution
 from kilter.errors import UserError
 from kilter.feedback.judge.prompts import TURN
+from kilter.screen import warn_once
 from kilter.validation import as_user_error
-
-log = logging.getLogger("kilter")
 
 Raw = dict[str, Any]
 
@@ -112,13 +109,7 @@ def _name_unread(path: Path, parts: Mapping[str, Iterable[_Open]]) -> None:
     """Says which keys of a file are not known. parts: by what stands before the keys of such a part."""
     keys = (f"{before}{key}" for before, found in parts.items() for p in found for key in p.model_extra or ())
     if unread := list(dict.fromkeys(keys)):
-        _say(f"{path}: not read: {', '.join(unread)}")
-
-
-@functools.cache
-def _say(text: str) -> None:
-    """Once, however often a run opens the file."""
-    log.warning("%s", text)
+        warn_once(f"{path}: not read: {', '.join(unread)}")
 
 
 def _document(path: Path, principles: list[Raw]) -> Raw:
@@ -154,7 +145,7 @@ def _pairs(raw: Pairs, path: Path) -> list[Raw]:
             owner["examples"]["bad"].append(shot)
     if lost:
         what = "1 dialogue asks" if lost == 1 else f"{lost} dialogues ask"
-        _say(f"{path}: {what} for the critique of no principle here: left out")
+        warn_once(f"{path}: {what} for the critique of no principle here: left out")
     return found
 
 

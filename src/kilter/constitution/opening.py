@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kilter.constitution.document import Constitution
+from kilter.constitution.script import mixed_up
 from kilter.constitution.spec import CriticSpec
 from kilter.constitution.wording import VERSION
-from kilter.data.worlds.registry import DEFAULT, PREFIX, critic_of
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
@@ -24,7 +24,6 @@ from kilter.roles.paid import PaidChat
 from kilter.roles.replies import Replies
 from kilter.roles.sampler import open_sampler
 from kilter.roles.talk import Talker
-from kilter.sampling.config import SamplerKind
 from kilter.sampling.named import FILES, own_critic
 from kilter.types import SamplingParams
 from kilter.validation import as_user_error
@@ -109,18 +108,3 @@ def not_told_apart(text: str, documents: Sequence[Constitution]) -> list[str]:
     """What `mixed_up` says of a critic or a judge as a command line names it."""
     own = own_critic(text)
     return [] if own is None else mixed_up(own, documents)
-
-
-def mixed_up(sampler: SamplerKind, documents: Sequence[Constitution]) -> list[str]:
-    """Ids of principles that a world's script takes for one and the same; none of a model.
-
-    Args:
-        sampler: of a critic or a judge.
-        documents: whose principles it is asked about.
-    """
-    if sampler.name != "world":
-        return []
-    world, critic = (sampler.options.get(k, d) for k, d in (("world", DEFAULT), ("critic", "constitution")))
-    known = critic_of(f"{PREFIX}{world}", str(critic), "sampler.options").principles
-    mixed = list(dict.fromkeys(p.id for d in documents for p in d.principles if p.id not in known))
-    return mixed if len(mixed) > 1 else []

@@ -26,6 +26,7 @@ from kilter.feedback.context import Context, require_columns
 from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.roles.replies import Replies
+from kilter.sampling.named import own_critic
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
 from kilter.validation import as_user_error, require_type
@@ -256,7 +257,12 @@ def _options_with_references(name: str, options: Any, change: Change, field: str
     first = next((p for p in hints if p != "context"), "")
     if isinstance(options, Mapping):
         named = {key or first: value for key, value in options.items()}
-        return {key: walk(value, hints.get(key), f"{where}.{key}", change) for key, value in named.items()}
+        # A world's own critic opens no model.
+        scripted = {key for key, value in named.items() if key == "model" and own_critic(str(value))}
+        return {
+            key: value if key in scripted else walk(value, hints.get(key), f"{where}.{key}", change)
+            for key, value in named.items()
+        }
     return walk(options, hints.get(first), where, change)
 
 

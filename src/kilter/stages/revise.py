@@ -412,16 +412,12 @@ def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
 
 def _mixed_up(spec: ReviseSpec, work: Workspace) -> list[str]:
     """What a world's script, as critic or judge, does not tell apart of the constitution; a sentence each."""
-    from kilter.constitution.opening import mixed_up
     from kilter.constitution.read import load
+    from kilter.constitution.script import alike
 
     document = load(spec.constitution, work.where("constitution"))
     asked = {"critic": spec.critic.sampler, "judge": spec.judging(work.base).sampler}
-    return [
-        f"the {who}'s script has no rule of its own for {', '.join(mixed)}: it answers them all alike"
-        for who, sampler in asked.items()
-        if (mixed := mixed_up(sampler, [document]))
-    ]
+    return [line for who, sampler in asked.items() for line in alike(who, sampler, [document])]
 
 
 def _criticising(spec: ReviseSpec, work: Workspace) -> Path:
