@@ -4,13 +4,14 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kilter.errors import UserError
 from kilter.evaluation.instruments import RESPONSE, measurements
-from kilter.evaluation.response import labelled
+from kilter.evaluation.response import labelled, train
 from kilter.evaluation.response.labelled import Labelled, load, measurement, misread, rates, verdict
 from kilter.evaluation.response.reading import Reading
 from test_chain import kilter as command
@@ -140,3 +141,16 @@ def test_an_unknown_column_is_told_from_the_nearest(tmp_path):
     file = write(tmp_path / "a.jsonl", {"answer": "x", "label": "refusal", "model_name": "m"})
     with pytest.raises(UserError, match="model_nam"):
         load(file, {"writer": "model_nam"})
+
+
+def test_training_counts_its_answers_as_a_file_of_labels_is_counted():
+    label = np.array([train.FULL, train.FULL, train.HELPS, train.PARTIAL])
+    found = train.rates(np.array([1.0, 0.0, -1.0, 2.0]), label)
+    pairs = [
+        ("full_refusal", True),
+        ("full_refusal", False),
+        ("compliance", False),
+        ("partial_refusal", True),
+    ]
+    assert found == rates(pairs)
+    assert (found["sensitivity"], found["specificity"], found["n_partial"]) == (0.5, 1.0, 1)

@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilter.artifacts import write_json, write_text
-from kilter.evaluation.response import voices
+from kilter.evaluation.response import labelled, voices
 from kilter.evaluation.response.features import clues, hashed
 from kilter.evaluation.response.inner import PARTS, WIDTH, states
+from kilter.evaluation.response.labelled import Label
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
 from kilter.evaluation.response.reading import manner, spoken
 from kilter.evaluation.response.rules import plain
@@ -454,21 +455,13 @@ def left_out(made: Features, looks: Looks, choice: tuple[float, float]) -> LeftO
     return replace(found, asked=round(float(doubted[read].mean()), 4))
 
 
+KINDS: dict[int, Label] = {FULL: "full_refusal", HELPS: "compliance", PARTIAL: "partial_refusal"}
+"""What people call the examples of each label."""
+
+
 def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
     """Sensitivity on full refusals, specificity, intervals, and how many answers each was measured on."""
-    found: dict[str, Any] = {}
-    intervals = {}
-    for name, size, rows, right in (
-        ("sensitivity", "n_positive", label == FULL, score > 0),
-        ("specificity", "n_negative", label == HELPS, score <= 0),
-        ("partial_found", "n_partial", label == PARTIAL, score > 0),
-    ):
-        n, hits = int(rows.sum()), int(right[rows].sum())
-        found[size] = n
-        if n:
-            found[name] = round(hits / n, 4)
-            intervals[name] = [round(bound, 4) for bound in wilson_bounds(hits, n)]
-    return found | {"intervals": intervals}
+    return labelled.rates((KINDS[int(one)], bool(s > 0)) for one, s in zip(label, score, strict=True))
 
 
 def halves(known: NDArray[np.float64], full: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
