@@ -96,6 +96,40 @@ def test_the_next_command_waits_for_the_calls_of_a_killed_one(endpoint, tmp_path
     assert len({json.dumps(b["messages"]) for b in endpoint.bodies}) == 16
 
 
+def test_who_reads_what_a_killed_command_printed_does_not_wait_and_a_replay_does(endpoint, tmp_path, caplog):
+    held, free = threading.Event(), threading.Event()
+
+    def answer(body, n):
+        held.set()
+        free.wait(30)
+        return longer_wins(body, n)
+
+    endpoint.answer = answer
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [
+        sys.executable,
+        "-c",
+        COMMAND,
+        endpoint.url,
+        str(tmp_path),
+        os.path.dirname(__file__),
+        "alone",
+    ]
+    with subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as asking:
+        try:
+            assert held.wait(60)
+            asking.kill()
+            asking.communicate()  # to the end of both pipes, while the endpoint is silent
+        finally:
+            threading.Timer(0.5, free.set).start()
+    replayed = Replies(tmp_path / CACHE, reading=True)
+    assert "waits for the calls that a killed command left under way" in caplog.text
+    assert len(replayed) >= 1
+    replayed.close()
+
+
 def test_what_a_killed_command_left_under_way_counts_towards_max_cost(endpoint, tmp_path):
     price = {"prompt": 1e6, "completion": 1e6}
     endpoint.answer = lambda body, n: (

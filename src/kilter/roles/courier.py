@@ -417,6 +417,11 @@ def main() -> None:
 
 def _opened(served: dict[int, _Served], told: Mapping[str, Any]) -> None:
     served[told["number"]] = _Served.of(told["number"], Errand(**told["errand"]))
+    # From here on all that is wrong is said in lines. Whoever reads what a killed command printed, to its end,
+    # must not have to wait for its courier.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _closed(served: dict[int, _Served], told: Mapping[str, Any]) -> None:

@@ -160,8 +160,12 @@ class Replies:
             self._base.execute("SELECT key, reply, digest FROM replies LIMIT 1")
             if not reading:
                 self._keep_costs(who, price)
-                # What a killed command left under way is paid for, and will be here.
-                self._wait_for_couriers(command)
+                self._base.execute(
+                    "CREATE TABLE IF NOT EXISTS couriers (host TEXT, pid INTEGER, born REAL, errand INTEGER, "
+                    "command INTEGER, command_born REAL, PRIMARY KEY (host, pid, errand))"
+                )
+            # What a killed command left under way is paid for, and will be here.
+            self._wait_for_couriers(command)
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
             # Replies without checksums are nobody's word: an older Kilter kept them so.
@@ -269,10 +273,8 @@ class Replies:
 
         Orphans wait for nobody: they would wait for each other, or one for itself.
         """
-        self._base.execute(
-            "CREATE TABLE IF NOT EXISTS couriers (host TEXT, pid INTEGER, born REAL, errand INTEGER, "
-            "command INTEGER, command_born REAL, PRIMARY KEY (host, pid, errand))"
-        )
+        if not self._base.execute("SELECT 1 FROM sqlite_master WHERE name = 'couriers'").fetchone():
+            return  # of an older Kilter, which is read alone
         told = False
         while (orphans := self._orphans()) and (command is None or command.lives):
             if not told:
@@ -285,7 +287,7 @@ class Replies:
         rows = self._base.execute("SELECT * FROM couriers WHERE host = ?", (socket.gethostname(),)).fetchall()
         living = {(host, pid): Process(host, pid, born).lives for host, pid, born, *_ in rows}
         gone = [whom for whom, lives in living.items() if not lives]
-        if gone:
+        if gone and not self.reading:
             self._base.executemany("DELETE FROM couriers WHERE host = ? AND pid = ?", gone)
         left = [row for row in rows if living[row[:2]]]
         return sorted({pid for host, pid, _, _, *command in left if not Process(host, *command).lives})
