@@ -115,22 +115,13 @@ def output_hash(work: Workspace, stage: str) -> str:
 
 def check_inputs(work: Workspace) -> None:
     """Models open, files exist, data can be read in the shape that is asked for. Raises UserError."""
-    from kilter.models.load import check_files, require_head, scores_steps
-
     found = work.inputs()
     speakers: list[Path] = []
     for item in found:
         if set(SCORERS) & set(item.field.split(".")) and work.is_stage(item.value):
             work.require_scores(item.value, item.field)
         if item.ref.to == "model" and not work.is_stage(item.value):
-            # A base model that was left out has the recipe's own field.
-            folder = work.model(item.value, item.field if item.value is not None else "model")
-            check_files(folder, work.where(item.field) if item.value is not None else "model")
-            # An evaluation also takes a process reward model, whose head is one of tokens.
-            evaluated = item.field.partition(".")[0] == "reward_model"
-            if "reward_model" in item.field.split(".") and not (evaluated and scores_steps(folder)):
-                require_head(folder, work.where(item.field))
-            speakers.append(folder)
+            speakers.append(_checked(item, work))
         elif item.ref.to == "model" and (begun := work.origin(item.value)) is not None:
             speakers.append(begun)  # its tokenizer and its length are those of where the chain begins
         elif item.ref.is_file(item.value) and not Path(item.value).is_file():
@@ -143,8 +134,25 @@ def check_inputs(work: Workspace) -> None:
                 work.load(item.value, shape)
 
 
+def _checked(item: Found, work: Workspace) -> Path:
+    """The folder of a model that no stage makes. It opens, and has the head that the field asks for."""
+    # What asks an endpoint alone needs no torch.
+    from kilter.models.load import check_files, require_head, scores_steps
+
+    # A base model that was left out has the recipe's own field.
+    folder = work.model(item.value, item.field if item.value is not None else "model")
+    check_files(folder, work.where(item.field) if item.value is not None else "model")
+    # An evaluation also takes a process reward model, whose head is one of tokens.
+    evaluated = item.field.partition(".")[0] == "reward_model"
+    if "reward_model" in item.field.split(".") and not (evaluated and scores_steps(folder)):
+        require_head(folder, work.where(item.field))
+    return folder
+
+
 def _check_speakers(work: Workspace, found: Sequence[Found], folders: Sequence[Path]) -> None:
     """Raises UserError for a template or a length of answers that the models of the stage cannot take."""
+    if not folders:
+        return
     from kilter.models.merge import scores
 
     templates = [item for item in found if item.ref.jinja and item.value != "auto"]

@@ -162,7 +162,7 @@ class _Line:
         if os.getpid() != self._owner:
             raise RunFailed(
                 "A fork asks an endpoint by what its parent has opened",
-                "open the judge or critic in the fork",
+                "make the judge or critic in the fork",
             )
         answer: Future[Any] = Future()
         with self.lock:
@@ -417,8 +417,8 @@ def main() -> None:
 
 def _opened(served: dict[int, _Served], told: Mapping[str, Any]) -> None:
     served[told["number"]] = _Served.of(told["number"], Errand(**told["errand"]))
-    # From here on all that is wrong is said in lines. Whoever reads what a killed command printed, to its end,
-    # must not have to wait for its courier.
+    # From here on all that is wrong is said in lines. Whoever reads what a killed command printed, to its
+    # end, must not have to wait for its courier.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

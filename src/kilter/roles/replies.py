@@ -87,6 +87,20 @@ def _address(path: Path, reading: bool) -> str:
     return f"{path.absolute().as_uri()}{'?immutable=1' if still else ''}"
 
 
+def _unusable(field: str, path: Path, error: sqlite3.DatabaseError) -> UserError:
+    """Why a file cannot be opened."""
+    # Replies without checksums are nobody's word: an older Kilter kept them so.
+    why = "was kept by an older Kilter, without checksums"
+    fix = "name another file, or remove it"
+    if "no such column" not in str(error):
+        why = f"is not a cache of replies ({error})"
+    if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+        # What was paid for is in it: a full disk is no reason to remove it.
+        why = f"cannot be used ({error})"
+        fix = "make room, or give the right to write, or name another file"
+    return UserError(field, str(path), why, fix)
+
+
 _OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
 """Files of this process that may still change when they are closed."""
 
@@ -168,21 +182,7 @@ class Replies:
             self._wait_for_couriers(command)
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
-            # Replies without checksums are nobody's word: an older Kilter kept them so.
-            old = "no such column" in str(error)
-            why = (
-                "was kept by an older Kilter, without checksums"
-                if old
-                else f"is not a cache of replies ({error})"
-            )
-            fix = "name another file, or remove it"
-            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
-                # What was paid for is in it: a full disk is no reason to remove it.
-                why, fix = (
-                    f"cannot be used ({error})",
-                    "make room, or give the right to write, or name another file",
-                )
-            raise UserError(field, str(path), why, fix) from error
+            raise _unusable(field, path, error) from error
 
     def _keep_costs(self, who: str, price: Callable[[Usage], float]) -> None:
         """Makes the table of what was paid.

@@ -299,7 +299,6 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     `parts`: rows by the file that their scores go to.
     """
     from kilter.data import store
-    from kilter.models.fingerprint import model_hash
 
     done = {name: sum(1 for _ in store.read(folder / name)) for name in parts}
     lost = {name: _without_score(folder / name) for name in parts}
@@ -315,9 +314,7 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
         "kind": "label",
         # An address may hold a key, and rows go wherever data goes.
         "feedback": redacted(spec.feedback),
-        "models": {
-            str(f.value): model_hash(work.model(f.value))[:16] for f in work.inputs() if f.ref.to == "model"
-        },
+        "models": _hashes(work),
         **source.history(),
     }
     _warn_of(entry, parts[SCORED], work)
@@ -415,12 +412,23 @@ def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace)
         work.console.print(f"  {words}", soft_wrap=True)
 
 
+def _hashes(work: Workspace) -> dict[str, str]:
+    """The stage's models, each with the beginning of its hash."""
+    models = [f.value for f in work.inputs() if f.ref.to == "model"]
+    if not models:  # an endpoint is asked without torch
+        return {}
+    from kilter.models.fingerprint import model_hash
+
+    return {str(value): model_hash(work.model(value))[:16] for value in models}
+
+
 def _source(spec: LabelSpec, work: Workspace, folder: Path) -> Weighted:
     from kilter import feedback
-    from kilter.roles.open import OpenSpec, open_model
 
     policy = None
     if spec.judge is not None:
+        from kilter.roles.open import OpenSpec, open_model
+
         ready = open_model(
             OpenSpec(work.model(spec.judge, "judge"), max_length=spec.max_length, template=spec.template)
         )

@@ -20,12 +20,14 @@ def content_hash(folder: Path, makes: Makes) -> str | None:
         folder: of the stage.
         makes: what the kind makes.
     """
-    from kilter.models.fingerprint import model_hash
-
     path = folder / ARTIFACT.get(makes, "")
     if makes not in ARTIFACT or not path.exists():
         return None
-    return model_hash(path) if path.is_dir() else sha256_file(path)
+    if path.is_file():
+        return sha256_file(path)
+    from kilter.models.fingerprint import model_hash
+
+    return model_hash(path)
 
 
 def broken(work: Workspace, names: Sequence[str]) -> list[chain.Break]:

@@ -12,11 +12,13 @@ from kilter.feedback.judge.spec import JudgeSpec
 
 def models_of(spec: JudgeSpec, context: Context) -> list[str]:
     """Hashes of the models in memory that judge, those of a panel included."""
-    # Hashing a model needs torch, for which a command that only prints must not wait.
+    names = [one.model for one in members(spec) or [spec] if one.model is not None]
+    if not names:
+        return []
+    # Hashing a model needs torch, for which a command that only prints, or asks an endpoint, must not wait.
     from kilter.models.descent import DIGITS
     from kilter.models.fingerprint import model_hash
 
-    names = [one.model for one in members(spec) or [spec] if one.model is not None]
     return [model_hash(context.model(name))[:DIGITS] for name in dict.fromkeys(names)]
 
 
@@ -27,9 +29,11 @@ def judging_itself(history: Mapping[str, Any], wrote: Iterable[str]) -> list[str
         history: of a feedback source; of several judges, all are in it.
         wrote: hashes of the models whose answers are judged, and of the models that they began as.
     """
+    if not (named := [digest for digest in wrote if digest]):
+        return []
     from kilter.models.descent import DIGITS
 
-    known = {digest[:DIGITS] for digest in wrote if digest}
+    known = {digest[:DIGITS] for digest in named}
     return [
         f"{judge['judge_name']} judges its own answers: it may prefer them"
         for judge in history.get("judges", [history])
