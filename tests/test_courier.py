@@ -339,7 +339,7 @@ def test_a_fork_that_asks_what_its_parent_opened_is_told(endpoint, tmp_path, mon
     asked.compare(pairs(1))
     with monkeypatch.context() as fork:
         fork.setattr(courier._LINES.line(), "_owner", os.getppid())
-        with pytest.raises(RunFailed, match=r"A fork asks .*\nFix: Open the judge or critic in the fork"):
+        with pytest.raises(RunFailed, match=r"A fork asks .*\nFix: Make the judge or critic in the fork"):
             asked.compare(pairs(2))
     assert asked.compare(pairs(2))[1].p is not None
 
