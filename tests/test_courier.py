@@ -51,11 +51,11 @@ def endpoint(monkeypatch):
     made.server.server_close()
 
 
-def command(endpoint, folder, how="alone"):
+def command(endpoint, folder, how="alone", script=COMMAND, **more):
     """A process of its own that asks for verdicts."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [sys.executable, "-c", COMMAND, endpoint.url, str(folder), os.path.dirname(__file__), how]
-    return subprocess.Popen(arguments, env=environment, start_new_session=True)
+    arguments = [sys.executable, "-c", script, endpoint.url, str(folder), os.path.dirname(__file__), how]
+    return subprocess.Popen(arguments, env=environment, start_new_session=True, **more)
 
 
 def rows(folder, what):
@@ -136,17 +136,7 @@ def test_what_a_killed_command_left_under_way_counts_towards_max_cost(endpoint, 
         os.kill(int(body["asked by"].split()[1]), signal.SIGKILL) or longer_wins(body, n)
     )
     script = COMMAND.replace('sampler={"concurrency": 2}', f'sampler={{"concurrency": 1}}, price={price}')
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [
-        sys.executable,
-        "-c",
-        script,
-        endpoint.url,
-        str(tmp_path),
-        os.path.dirname(__file__),
-        "alone",
-    ]
-    assert subprocess.run(arguments, env=environment).returncode == -signal.SIGKILL
+    assert command(endpoint, tmp_path, script=script).wait() == -signal.SIGKILL
     endpoint.answer = longer_wins
     bill = Bill(1e12)
     judge(endpoint, tmp_path, bill, sampler={"concurrency": 1}, price=price, max_cost=1e12).compare(pairs(1))
