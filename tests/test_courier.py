@@ -105,19 +105,7 @@ def test_who_reads_what_a_killed_command_printed_does_not_wait_and_a_replay_does
         return longer_wins(body, n)
 
     endpoint.answer = answer
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [
-        sys.executable,
-        "-c",
-        COMMAND,
-        endpoint.url,
-        str(tmp_path),
-        os.path.dirname(__file__),
-        "alone",
-    ]
-    with subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as asking:
+    with command(endpoint, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
         try:
             assert held.wait(60)
             asking.kill()
